@@ -231,7 +231,7 @@ def _gradescope_zip(arguments: argparse.Namespace, tools: Tools) -> int:
         raise CannotStart(f"--runs must be at least 1, not {arguments.runs}")
     text = None
     if arguments.rubric is not None:
-        _rubric(arguments.rubric, tools)  # a mistake should be found here, not by the autograder at midnight
+        _rubric(arguments.rubric, tools)  # report a mistake now, not when the autograder runs for the first time
         text = read_text_file(arguments.rubric)
     raft, files = ("", {}) if arguments.raft is None else our_own.raft_for_zip(arguments.raft)
     out = Path(arguments.out)
@@ -397,7 +397,7 @@ def _marking_options(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _omissions(folder: store.Store, options: dict[str, str]) -> str:
-    """A warning about options that the earlier report was made with and this command lacks; empty if there are none.
+    """A warning if the earlier report was made with options that this command lacks; otherwise empty.
 
     Such options are not taken over, for three reasons. A command should do the same in every folder. The files that the
     options name may have changed. And the only way to say that an option no longer applies is to leave it out.

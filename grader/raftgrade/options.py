@@ -130,7 +130,7 @@ def _similarity(similarity: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="also compare with these, such as last year's submissions (may be repeated)",
+        help="also compare with these submissions, such as last year's (may be repeated)",
     )
     similarity.add_argument(
         "--pairs", type=int, default=50, metavar="N", help="show the N most similar pairs (default: 50)"

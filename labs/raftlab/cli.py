@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "run the tests of a lab"),
     "check": (
         "check_labs",
-        "are you done? run all labs so far in the simulator and on the real network, with many seeds",
+        "run all labs so far with many seeds, in the simulator and on the real network, to see whether you are done",
     ),
     "replay": ("replay", "repeat one run exactly, and print its events"),
     "shrink": ("shrink", "make a failing run as short as possible"),

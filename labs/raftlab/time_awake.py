@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-# The number of seconds between two looks at the clock that a wait should not exceed.
+# A wait should look at the clock at least once in this many seconds.
 LOOK_S = 1.0
-# If more time than this lies between two looks, in seconds, this process did not run. Twice LOOK_S, because a look may be
-# late on a busy machine. What is not counted only makes a limit longer.
+# If more than this many seconds pass between two looks, this process was stopped in between. It is twice LOOK_S, because a
+# look may be late on a busy machine. Time that is wrongly left out only makes a limit longer.
 _GAP_S = 2 * LOOK_S
 
 
 class TimeAwake:
-    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S` seconds: of
-    a longer time between two questions, only two seconds count."""
+    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S` seconds. If
+    more than two seconds pass between two questions, only two of them count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -139,7 +139,7 @@ RULES: dict[Rule, str] = {
     rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
     rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
 }
-"""The line of Figure 2 or 13, or the section of the paper, behind each rule, and what it says."""
+"""For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what that says."""
 
 FAULTS: dict[str, str] = {
     "exception": "An exception that nothing caught ended this thread. The traceback below ends at the line in your code.",
@@ -200,8 +200,8 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 def of_exception(text: str) -> tuple[str, ...]:
-    """The usual causes of an exception, found in a text that ends with its name and message; empty if it is not in
-    ``EXCEPTIONS``."""
+    """The usual causes of the exception whose name and message are at the end of ``text``. Empty if ``EXCEPTIONS`` does not
+    have it."""
     for (name, words), often in EXCEPTIONS.items():
         if name == BDB_QUIT and text.endswith(name):
             return often

@@ -35,7 +35,7 @@ class Failure(msgspec.Struct):
         where: ``file:line`` in the student's code, if known.
         hint: advice about this particular run, such as the next step in an unfinished lab. It is shown instead of the usual
             causes.
-        causes: the usual causes of this sentence; see :mod:`raftlab.explain.symptoms`.
+        causes: the usual causes of a failure with this text; see :mod:`raftlab.explain.symptoms`.
         read: the file and anchor of the handout about these causes. If it is empty, the rule's handout is shown.
         events: the last relevant events, one line each.
         detail: a traceback or a list of threads.

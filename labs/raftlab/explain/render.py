@@ -1,8 +1,9 @@
 """A failure as text or HTML: the same words on the terminal, in reports and in the diagram of a run.
 
-The parts come in this order: what was expected and observed; the command that shows a diagram of the run, which is what
-helps most; the line of the student's code, if known; the broken rule and its line of Figure 2; what to read; a hint, or else
-the usual causes of such a failure; the last relevant events; details such as a traceback; the command that replays the run.
+The parts come in this order: what was expected and observed; the command that shows a diagram of the run; the line of the
+student's code, if known; the broken rule and its line of Figure 2; what to read; a hint, or else the usual causes of such a
+failure; the last relevant events; details such as a traceback; the command that replays the run. The diagram comes so early
+because it helps most.
 
 :mod:`raftlab.explain.symptoms` looks up the usual causes by the text of the failure, and they are stored in the failure.
 The causes of exceptions and the hints come from :mod:`raftlab.explain.causes`.
@@ -33,8 +34,8 @@ class Part:
 
 
 def _figure_of(rule: Rule) -> str:
-    """The line of Figure 2 behind a rule. It is found by the rule's name, because an older raftlab may have worded the rest
-    differently."""
+    """The line of Figure 2 behind a rule. A rule in a report from an older raftlab may be worded differently, so it is then
+    looked up by its name alone."""
     by_name = (figure for known, figure in RULES.items() if known.name == rule.name)
     return RULES.get(rule) or next(by_name, "")
 

@@ -1,12 +1,12 @@
-"""The usual causes of a failure's sentence, from the tables "When it fails" in the handouts.
+"""The usual causes of a failure, found by its sentence in the tables "When it fails" of the handouts.
 
 The first cell of a row has an example of a sentence that students may see, in backticks. The row matches each failure whose
 sentence begins like the example. The servers, numbers, commands and lists in it may differ, and "…" matches any text. The
 second cell has the causes.
 
-If several rows match a failure, one of them is shown. Rows for certain tests ("in the test `late_vote`") come first, then
-rows that begin with "…", which are about what was observed. Among equals, the row that has the most characters in common
-with the failure is chosen, and then the row of the later lab.
+If several rows match a failure, one of them is shown. Rows for certain tests ("in the test `late_vote`") are preferred,
+then rows that begin with "…", which are about what was observed. If several rows are still left, the one that has the most
+characters in common with the failure is chosen. If that is a tie, too, the row of the latest lab is chosen.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _TEST = re.compile(r"in the test `(\w+)`")
 _ABOVE = "the same cause as in the row above"
 _NUMBER_WORDS = "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 # The parts of an example that may differ from run to run; _MATCHES has what each of them matches. A server or clerk matches
-# any other one, and several terms one term. A clerk's operation matches any operation, except that a get matches only gets.
+# any other, and a range of terms also matches a single term. A clerk's operation matches any operation, but a get matches
+# only gets.
 _VARIABLE = re.compile(
     rf"""(?P<any>…)
     |(?P<read>\bget\([^()]*\))
@@ -86,8 +87,8 @@ class Row:
         read: the file and anchor of the first handout that the causes link to; empty if they link to none.
         tests: the tests whose failures the row is about; empty for all.
         expression: what the sentence of a failure must begin with, as a regular expression.
-        fixed: a part of the example that every matching sentence contains, with each white space as a space.
-        words: the number of characters (not words) of the example that every matching sentence has, too.
+        fixed: a part of the example that every matching sentence contains once its line breaks and tabs are spaces.
+        words: the number of characters (not words) that the example shares with every matching sentence.
     """
 
     lab: str
@@ -128,7 +129,7 @@ def find(lab: str, test: str, text: str) -> Row | None:
         for row in rows()
         if row.lab <= lab
         and (not row.tests or test in row.tests)
-        # Compiling the expressions of all rows took 0.17 s, in each run that fails. Only a few rows get past this line.
+        # Only a few rows get past this line. Compiling the expressions of all rows took 0.17 s in each failed run.
         and row.fixed in plain
         and row.pattern.match(text) is not None
     ]

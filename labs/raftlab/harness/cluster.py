@@ -5,8 +5,8 @@ inside calls that wait (``sleep``, ``one_leader``, ``agree``, ...), never betwee
 lab's time: virtual in sim, real in rpyc. The same script runs in both worlds, except where a method says "sim only".
 
 An expectation that is not met raises :class:`~raftlab.explain.failure.LabFailure`, which says what was expected, what was
-observed and which rule is broken. Every method that lets time pass also raises it if the referee sees a broken rule or the
-student's code fails during that time.
+observed and which rule is broken. Every method that lets time pass also raises ``LabFailure`` if, during that time, the
+referee sees a broken rule or the student's code fails.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from raftlab.worlds.base import World
 
 # Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
-# Seconds that start(), get_state() and Raft() may take. They should return at once. Code that holds a lock during an RPC
-# gets advice, not a failure. So one of these calls may have to wait for two RPCs to dead servers, of up to 7 s each.
+# Seconds that start(), get_state() and Raft() may take. They should return at once. But code that holds a lock during an RPC
+# gets advice, not a failure. There, a call may have to wait for two RPCs to dead servers, which take up to 7 s each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
-# Seconds after which a leader must still lead to be accepted as the leader.
+# A server counts as the leader only if it still leads this many seconds later.
 SETTLE = 0.15
 
 
@@ -67,8 +67,8 @@ class ServiceOptions(TypedDict, total=False):
     long_waits: bool
     """Whether a call to a server that cannot be reached takes up to 7 s to fail (as in lab 2) instead of up to 0.1 s."""
     features: Collection[Feature]
-    """The features of Raft that the test needs and the referee checks in addition to the lab's own: ``membership``,
-    ``pre_vote``."""
+    """Features of Raft beyond the lab's own, such as ``membership`` or ``pre_vote``. The test needs them, and the referee
+    checks their rules."""
 
 
 class SimOnly(RuntimeError):
@@ -465,8 +465,8 @@ class Cluster:
         return self.event_loop.begin_call(server, "get_state", [])
 
     def get_state_results(self, server: int, calls: Collection[int]) -> list[tuple[int, bool]]:
-        """Wait until these calls of ``get_state`` have returned. Returns their results, without those that a crash has
-        ended. The referee does not judge them."""
+        """Wait until these calls of ``get_state`` have returned. Returns their results; a call that a crash ended has none.
+        The referee does not judge the results."""
         self._until_returned(server, "get_state", calls)
         states = [self._state(server, call) for call in calls]
         return [state for state in states if state is not None]

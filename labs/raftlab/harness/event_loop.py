@@ -296,8 +296,8 @@ class EventLoop:
         self.world.send_event(protocol.Reseed(derive(seed, "host")))
 
     def deliver(self, when: float, rpc: Rpc, reply: bytes | None) -> None:
-        """Deliver the request of ``rpc`` at ``when``, or its ``reply`` unless that is ``None``. The network neither delays
-        nor loses the message, but a cut link still stops it."""
+        """Deliver a message of ``rpc`` at ``when``: its ``reply`` or, if that is ``None``, its request. The network neither
+        delays nor loses the message, but a cut link still stops it."""
         self._push(when, "request" if reply is None else "reply", rpc, reply)
 
     def in_flight(self) -> list[tuple[float, str, Rpc]]:
@@ -311,7 +311,7 @@ class EventLoop:
         Args:
             leg: ``"request"`` or ``"reply"``.
             wanted: returns whether an RPC matches.
-            nth: which message of a matching RPC to remove, counted from 1 in the order in which they would arrive.
+            nth: which of the matching messages to remove, counted from 1 in the order in which they would arrive.
 
         Returns:
             The RPC and the encoded message; ``None`` if there are fewer than ``nth`` such messages.
@@ -406,7 +406,7 @@ class EventLoop:
                 break
             arrives = self._can_arrive(due)
             if when > began and not arrives:
-                # The message is not lost before it is due, because the test may still heal the link.
+                # Do not lose the message before it is due, because the test may still heal the link.
                 limit = when
                 break
             event = self._event_of(heappop(heap), arrives)

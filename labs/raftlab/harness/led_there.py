@@ -38,20 +38,20 @@ from raftlab.participants import FIRST_CLERK, is_clerk, name_of
 
 # The number of events to search, counted back from the end of the run.
 _SEARCHED = 10_000
-# The maximum number of shown lines that the student's code logged. Three of them are shown in addition to the other lines,
-# and each further one in place of another line.
+# At most _OWN_LINES lines that the student's code logged are shown. Of these, _BESIDES are shown in addition to the other
+# lines, and each further one takes the place of another line.
 _OWN_LINES, _BESIDES = 5, 3
 # Messages to several servers become one line if they are sent within this many seconds. A reply that arrives within this
 # many seconds after its answer was sent says nothing new.
 _AT_ONCE_S = 0.05
-# The last line gets this much more weight. For each line before it, the addition is smaller by the factor _FADES.
+# The last line gets _LAST more weight. For each line before it, this bonus is multiplied by _FADES once more.
 _LAST, _FADES = 4.0, 0.85
-# The last heartbeats get this much more weight. For each similar line that comes later, a line gets _ALIKE less weight, or
+# The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later, or
 # _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
-# The maximum number of operations that the line of a range of applied entries lists.
+# A line about a range of applied entries lists at most this many operations.
 _OPERATIONS = 3
-# A line is shown together with the request or the answer that belongs to it if the line stands for fewer messages than this.
+# A request and its answer are shown together, except in lines that stand for this many messages or more.
 _MOST_IDS = 30
 # If a server applies an entry more than this many seconds after the previous one, a new line begins.
 _PAUSE_S = 0.2
@@ -86,9 +86,9 @@ def led_there(
     events: Sequence[Event], sentence: str = "", count: int = 12, servers: Collection[int] | None = None,
     about: Collection[int] = (), kinds: Collection[str] = NOTABLE,
 ) -> list[str]:  # fmt: skip
-    """The events that led to a failure, in one-line notation, oldest first. One line stands for messages that were sent
-    again and again, for the same message to several servers, for heartbeats and their answers, and for entries that a server
-    applied one after another.
+    """The events that led to a failure, in one-line notation, oldest first. One line may stand for several events: for a
+    message that was sent again and again, for the same message to several servers, for heartbeats and their answers, or for
+    entries that a server applied one after another.
 
     Args:
         events: the run's events.
@@ -171,7 +171,7 @@ class _Line:
     asked: bool = False
     """Whether the failure's sentence is about this message."""
     kept: bool = False
-    """Whether this is the last save before its server crashed, so what the server has after its restart."""
+    """Whether this is the last save before its server crashed. The server has this state after its restart."""
     times: int = 1
     others: list[int] = field(default_factory=list)
     """The other servers, if the line stands for messages to or from several servers, or for an entry that several apply."""
@@ -241,7 +241,8 @@ def _peer_of(event: Event) -> int:
 
 
 def _listed(operations: Sequence[str]) -> str:
-    """The sentence's operations among the entries of a range, each with the number of its entries."""
+    """A clause with the operations in a range of entries that the failure's sentence mentions, each with its number of
+    entries."""
     counted: dict[str, int] = {}
     for each in operations:
         counted[each] = counted.get(each, 0) + 1
@@ -504,8 +505,8 @@ def _merged(lines: list[_Line]) -> list[_Line]:
 
 
 def _merge_key(each: _Line) -> tuple[int, object]:
-    """The group to which a line belongs, and the key that lines of the group must share to be merged. ``None`` as the key:
-    the line is never merged."""
+    """The group to which a line belongs, and the key that lines of the group must share to be merged. If the key is
+    ``None``, the line is never merged."""
     event = each.last
     match event:
         case OutgoingEvent(kind="send"):

@@ -132,8 +132,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
         among: the servers that may lead; ``None``: those that are connected.
 
     Returns:
-        The index that ``change_membership`` returned. If the configuration was in effect already and the leader refused to
-        make it again, as it may, the index of that configuration.
+        The index that ``change_membership`` returned. A leader may refuse a configuration that is already in effect; then
+        the index of that configuration.
     """
     since = c.now
     deadline = since + CHANGE_COMPLETE_WITHIN

@@ -1,4 +1,4 @@
-"""What was observed while a test waited in vain. A failure's sentence ends with it.
+"""Describes what was observed while a test waited in vain. The failure's sentence ends with this description.
 
 Without an observation, a student would read only "expected a leader within 5 s, but there is none". The sentence would be
 the same whether nobody asked for votes or everybody was refused. The functions here only read the trace: they see messages
@@ -20,7 +20,7 @@ from raftlab.participants import name_of
 _GIVEN_UP_S = 2.5
 # The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
-# Successive refusals are mentioned from this number on. Every repair of a log begins with a few refusals.
+# The minimum number of refusals in a row that is worth mentioning. Every repair of a log begins with a few refusals.
 _MANY_REFUSALS = 3
 
 _NEVER_VOTED = "so far"
@@ -282,7 +282,7 @@ def _split_votes(elections: dict[tuple[int, int], _Election]) -> str:
 
 
 def _why_refused(call: Call, votes: list[Call]) -> str:
-    """What all requests for votes so far (``votes``) show about the refusal of ``call``."""
+    """Why ``call`` was refused, as far as all requests for votes so far (``votes``) show it."""
     told = _number(call.answer, "term")
     if told > call.term:
         return f"being in the newer term {told}"

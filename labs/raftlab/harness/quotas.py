@@ -13,7 +13,7 @@ from raftlab.explain.failure import Failure, LabFailure, shortened
 from raftlab.messages import protocol
 from raftlab.participants import name_of
 
-# Limits for each server within one second of the lab's time (in sim: simulated time). The trace keeps every message.
+# Limits for each server within one second of the lab's time. They are needed because the trace keeps every message.
 _PER_SECOND = {"request": 10_000, "answer": 20_000, "entry": 250_000}
 _BYTES_PER_SECOND = 64 * 1024 * 1024
 _SAVES_PER_SECOND = 20_000

@@ -1,8 +1,8 @@
 """The verdict on reads (lab 3B): each read shows the value at one index of the log, and no clerk goes back in time.
 
-The reply to a read names the applied index at which the value was read. The reply to a write names the index of its entry.
-So the judge knows the value at each index, whatever the service puts into the log. Only messages of the student's clerks
-count.
+A clerk goes back in time if a read shows it an older state than one that it has seen before. The reply to a read names the
+applied index at which the value was read. The reply to a write names the index of its entry. So the judge knows the value
+at each index, whatever the service puts into the log. Only messages of the student's clerks count.
 
 The check must accept two things. A write may reach servers several times (sent again, duplicated, forwarded); its reply may
 then name the index of any of its entries, or a later index. And a service may put several writes into one entry. If a key
@@ -211,9 +211,12 @@ class _Values:
                 self._check_log_read(answer)
 
     def _check_log_read(self, answer: Answer) -> None:
-        """A log read shows no entry after its own. Otherwise its clerk could go back in time later, because it remembers the
-        reply's index as the one that it has seen. If a service puts several requests into one entry, the read may come
-        before a write in the same entry, so its value may lack this write."""
+        """Check a read through the log: it must not show a write that comes after the read's own entry.
+
+        The clerk remembers only the index in the reply. If a read showed more than that index, a later read might show
+        less, and the clerk would go back in time. A service may put several requests into one entry. The read may then
+        come before a write in the same entry, so its value may lack that write.
+        """
         key, value = answer.request["key"], answer.reply["value"]
         what = f"expected {answer.describe()} to return the value at index {answer.index}"
         named = "This is the index of the read's entry, which its reply names"

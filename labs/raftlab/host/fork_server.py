@@ -158,9 +158,9 @@ class ForkServer:
         pid = restrictions.fork_into_namespaces(limits) if limits is not None and namespaces else os.fork()
         if pid == 0:
             code = 1
-            # A child writes no bytecode files. Only raftlab's own modules are cached as bytecode. They are imported before
-            # the fork. In a checkout, nothing else would cache them, and compiling them takes 0.08 s at each start of a
-            # host.
+            # A child writes no bytecode files. Outside a sandbox, this process does, for raftlab's own modules, which it
+            # imports before the fork. In a checkout, nothing else would cache them, and compiling them takes 0.08 s at each
+            # start of a host.
             sys.dont_write_bytecode = True
             try:
                 # Children in namespaces end when the host ends, and the prepared host ends when the judge ends.

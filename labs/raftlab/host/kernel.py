@@ -128,7 +128,7 @@ class Kernel:
         # The race detector (raftlab.host.races.detector.Detector), if it observes this run.
         self.detector: Any = None
         # Hooks for the process that runs the kernel. Each is called in the task concerned. on_crowd may also be called in
-        # the hub, because the hub may start the task that exceeds the limit.
+        # the hub (the greenlet in which the scheduler runs), because the hub may start the task that exceeds the limit.
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
         self.on_flood: Callable[[str], None] = lambda what: None  # too many effects
         self.on_crowd: Callable[[str], None] = lambda what: None  # too many tasks
@@ -155,9 +155,9 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values that the next calls of `tick` return, in reverse order. In the order of the calls, the values for
-        # a gap between two checks are many False and then one True. The item at index 0 is one more True. It is returned
-        # last, and more values are added at that call.
+        # The values that the next calls of `tick` return, the next one at the end. For each gap between two checks, they
+        # are many False and then one True. At index 0 is one more True, which is returned last. The list is empty then,
+        # so that switch_point adds more values.
         self._ticks = [True]
         self._gap_left = 0  # how much of the current gap is not in the list yet
         # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a
@@ -213,8 +213,8 @@ class Kernel:
         return task
 
     def _new_greenlet(self) -> greenlet:
-        """A greenlet that waits for its first task. The hub starts it: a greenlet begins with the recursion depth of the one
-        that starts it, so if tasks started each other, a few hundred of them would reach Python's limit together."""
+        """A greenlet that waits for its first task. The hub starts it, because a greenlet begins with the recursion depth of
+        the greenlet that starts it. If tasks started each other, a few hundred would exceed Python's recursion limit."""
         glet = greenlet(self._run_tasks, self._hub)
         if getcurrent() is self._hub:
             glet.switch()

@@ -10,8 +10,9 @@ from raftlab.linearizability.model import Model
 from raftlab.linearizability.problem import Problem
 from raftlab.linearizability.search import Search
 
-# The search takes turns between the keys, because a history is rejected as soon as one key is, and the search of another key
-# might take for ever. The first turn of each key has _FIRST_TURN steps. Each further turn has _GROWTH times as many.
+# The keys take turns, because one key that has no order is enough to reject the history, and the search for the order of
+# another key might take for ever. The first turn of each key has _FIRST_TURN steps. Each further turn has _GROWTH times as
+# many.
 _FIRST_TURN = 500
 _GROWTH = 4
 # The number of steps after which the search checks the time.

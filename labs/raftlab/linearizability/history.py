@@ -68,9 +68,9 @@ class Result:
     Attributes:
         verdict: Whether the history is linearizable.
         key: A key whose operations are not linearizable.
-        order: If the verdict is YES, an order of the operations that explains their results. If it is NO, such an order of
-            the longest possible prefix: all operations on this key that had returned before `unplaced` did, and those open
-            operations that the order needs.
+        order: If the verdict is YES, an order of the operations that explains their results. If it is NO, such an order for
+            the longest prefix of the history that has one. It contains all operations on this key that returned before
+            `unplaced` did, and the open operations that it needs.
         unplaced: The operations that have no place in any such order. Normally this is one operation, whose return makes the
             history impossible. If the time ran out before that operation was found, it is one of several.
         sentence: One sentence that says which operation has no place, and why.

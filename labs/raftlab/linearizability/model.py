@@ -32,11 +32,17 @@ class LookAhead:
         return state
 
     def is_free(self, number: int, state: Hashable, taken: int) -> bool:
-        """Whether a returned operation, which may happen in this state, can be placed next without excluding any order."""
+        """Whether an operation that returned, and is possible in this state, can be placed next without excluding any
+        order."""
         return False
 
     def open_helps(self, state: Hashable, taken: int) -> bool:
-        """Whether it can help to place an open operation that leads to this state (a state that `future` returned)."""
+        """Whether it can help to place an open operation next.
+
+        Args:
+            state: The state after that operation, as `future` returned it.
+            taken: The operations that have then happened.
+        """
         return True
 
 
@@ -49,8 +55,8 @@ class Model(ABC):
     def step(self, state: Hashable, operation: Operation) -> Hashable:
         """The state after an operation.
 
-        An open operation (`return_` is None) may have any result. The result with which it changes nothing need not be
-        considered, because the operation can be left out instead.
+        An open operation (`return_` is None) may have any result. A result with which it changes nothing need not be
+        considered, because leaving out the operation has the same effect.
 
         Returns:
             The new state, or IMPOSSIBLE if the operation cannot return its result in this state.

@@ -80,8 +80,8 @@ class Register(Model):
         return _Future(problem)
 
 
-# How many of the next results, and how many appends, the look-ahead considers for a new state. If there are more of them,
-# the search finds a dead end earlier.
+# The maximum number of results, and of appends, that the look-ahead considers for a new state. With higher limits, the
+# search would find a dead end earlier, but each step would take longer.
 _RESULTS_AHEAD = 24
 _APPENDS_AHEAD = 60
 _ANYTHING = -1  # the set of all operations
@@ -194,9 +194,9 @@ class _Future(LookAhead):
         """The operations that can or must come before operation `number`, which needs a value.
 
         Returns:
-            The set of writes that returned before it was called, except the puts and swaps that can write a prefix of the
-            needed value; and each put or swap that can write such a prefix, with the set of appends that are needed after
-            that put or swap.
+            First, the set of writes that returned before it was called, without the puts and swaps that can write a prefix
+            of the needed value. Second, all puts and swaps that can write such a prefix, each with the set of appends that
+            are needed after it.
         """
         known = self._earlier.get(number)
         if known is None:
@@ -247,7 +247,7 @@ class _Future(LookAhead):
 
 
 def _changes_something(one: Operation) -> bool:
-    """Whether a returned operation is a write that certainly changes the value, or a put."""
+    """Whether an operation that returned is a put, or another write that certainly changed the value."""
     if one.op == "swap":
         return bool(one.result) and one.args[0] != one.args[1]
     return one.op == "put" or (one.op == "append" and one.args[0] != "")

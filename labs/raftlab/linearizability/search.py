@@ -32,7 +32,8 @@ class Search:
     Attributes:
         problem: The operations.
         order: The numbers of the operations placed so far, in order.
-        furthest: The position of a return. Some partial order contained every operation that returned before it.
+        furthest: The position of the latest return that the search has reached: some partial order contained every operation
+            that returned before it.
         steps: The number of operations tried so far.
     """
 

@@ -2,8 +2,8 @@
 
 Messages are encoded as MessagePack maps with field names, so the judge can read them as plain dictionaries without knowing a
 student's classes. Equal messages have equal bytes. Encoders, decoders and checks are prepared once per class. The fast path
-is then a type test, a check of the untyped fields, and msgspec. Only if it fails, a slow search finds the field to name in
-the error.
+is then a type test, a check of the untyped fields, and a call of msgspec. Only if this fails does a slow search look for the
+field that the error should name.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Codec:
     def add(self, handlers: type, methods: Iterable[str]) -> None:
         """Prepare the messages of a further class.
 
-        A handler with unsuitable annotations does not raise here, because the student may only have begun it for the next
-        lab. Using that handler raises :class:`AnnotationFault`, unless the contract check has already reported it.
+        If a handler has unsuitable annotations, this does not raise, because the handler may be an unfinished one of the
+        next lab. Using the handler raises :class:`AnnotationFault`.
 
         Args:
             handlers: the student's class. ``sys.modules`` must contain its module.

@@ -1,8 +1,9 @@
 """Message types: reads the annotations of handlers and message classes, and checks what can travel by value.
 
 :mod:`raftlab.messages.codec` uses this module in two ways. For each class, this module prepares a fast check of the untyped
-fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If a check
-fails, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with it."""
+fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If msgspec
+rejects a class, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with
+it."""
 
 from __future__ import annotations
 
@@ -214,9 +215,8 @@ class Shapes:
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
-            if owners.isdisjoint(
-                type_annotations.records_in(hint)
-            ):  # else the fault is in a record that the field uses
+            # If the field uses another record that is to blame, name the field of that record instead.
+            if owners.isdisjoint(type_annotations.records_in(hint)):
                 text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"
                 return AnnotationFault(

@@ -1,9 +1,9 @@
 """The messages of the paper and of the clients of lab 3: the fields and types of each RPC, and how the judge decodes and
 checks the messages that a host sends.
 
-The judge decodes a message before any rule or test reads it. The judge keeps only the paper's fields, the fields of entries
-and snapshots for the configurations of lab 2E, and the field of RequestVote for the transfers of lab 2G. Only the host
-decodes fields that a student added.
+The judge decodes a message before any rule or test reads it, and keeps only certain fields: those of the paper, those of
+entries and snapshots that describe a configuration (lab 2E), and the flag of RequestVote for a transfer (lab 2G). Only the
+host decodes fields that a student added.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Reply(Frame):
     payload: bytes | None
 
 
-# The method of a Call that asks whether the server's Raft has the method that the argument names.
+# A Call with this method asks whether the server's Raft has a certain method. The argument is the name of that method.
 HAS_METHOD = "has_method"
 
 
@@ -380,8 +380,8 @@ class HostPrepared(Frame):
 
 
 class RunTooLarge(Frame):
-    """The warm host sends this before it kills a run of the prepared host because the run uses more memory than a sandboxed
-    run may use."""
+    """The warm host sends this before it kills a run of the prepared host that uses more memory than a sandboxed run
+    may use."""
 
 
 Control = StartChild | KillChild

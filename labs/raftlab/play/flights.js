@@ -7,8 +7,8 @@ const LOST = 0.0005;
 const CHUNK = 64;
 
 /** One message, or one copy of a message. `route` has the points [time, place] that it passes, from place 0 to place 1. If
- * two successive points have the same place, the message is held between them. `due`: when it will arrive according to the
- * server, as long as no event says so. */
+ * two successive points have the same place, the message is held between them. `due`: when the server expects it to arrive,
+ * as long as no event says when it did. */
 class Flight {
   constructor(send, event, leg) {
     const back = leg === "reply";
@@ -58,7 +58,7 @@ class Flight {
     return false;
   }
 
-  /** Seconds of the lab's time that the message would take from place 0 to place 1 at the speed that it has at a time. */
+  /** The speed of the message at a time, as the number of seconds of the lab's time from place 0 to place 1 at that speed. */
   speedAt(time) {
     const points = [...this.route];
     const aim = this.#aim();

@@ -27,8 +27,8 @@ const SPEEDS = [
   { words: "real time", real: 1 },
   { words: "5 × real time", real: 5 },
 ];
-const AHEAD = 0.1; // by how much the run is ahead of the picture at most, in wall-clock seconds
-const LATE = 0.3; // by how much the picture may be behind the run and still count as the present, in wall-clock seconds
+const AHEAD = 0.1; // the run is at most this far ahead of the picture, in wall-clock seconds
+const LATE = 0.3; // a picture that is at most this far behind the run still shows the present, in wall-clock seconds
 const PANEL_MS = 100; // between two updates of the panel
 const SLOW_MS = 1500; // after this time without an answer, the page says that the code is computing
 
@@ -39,7 +39,7 @@ const KEYS = [
   ["+", "faster"], ["-", "slower"], ["0 … 9", "choose a server"], ["Shift+0 … 9", "choose the link to that server"],
   ["Esc", "choose nothing"], ["c", "crash or restart; cut or mend a link"], ["[  ]", "cut or mend one direction"], ["z", "pause or resume a server"],
   ["x", "disconnect or connect it"], ["p", "propose"], ["P", "propose five"], ["s", "take a snapshot"], ["m", "hold the next message to arrive"],
-  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop it"], ["Backspace", "go on from here"],
+  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop losing them"], ["Backspace", "go on from here"],
   ["b", "bring back what was left out"], ["/", "type a command"], ["w", "save"], ["l", "load your code again"], ["d", "dark or light theme"], ["?", "this help"],
 ];
 

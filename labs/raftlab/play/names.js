@@ -1,4 +1,4 @@
-// Short names of messages and states, and the times at which each server must have restarted its election or heartbeat
+// Short names of messages and links, and the times at which each server must have restarted its election or heartbeat
 // timer.
 
 import { FIRST_CLERK, methodName, nameOf } from "./words.js";

@@ -115,8 +115,8 @@ class PlayServer:
 
     def close(self) -> None:
         """Stop listening. Safe to call if :meth:`serve` was never called."""
-        if self._listens:  # otherwise the thread would go on, and poll the closed socket without a pause
-            self._http.shutdown()
+        if self._listens:
+            self._http.shutdown()  # without this, its thread would poll the closed socket without a pause
         self._http.server_close()
 
     def answer(self, body: bytes) -> bytes:

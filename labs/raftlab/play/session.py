@@ -47,7 +47,7 @@ MOST_S = 900.0
 # The number of wall-clock seconds after which advance() returns, so that the page can show what has happened so far.
 BUDGET_S = 0.1
 
-# By command: the feature that a lab's servers must have so that the command makes sense.
+# For each command, the feature of the lab's servers without which the command makes no sense.
 _NEEDS: dict[str, Feature] = {
     "propose": "log", "agree": "log", "slow-service": "log", "restart": "durable", "crash-at": "durable",
     "fail-saves": "durable", "snapshots": "snapshots", "snapshot": "snapshots", "members": "membership",
@@ -124,9 +124,8 @@ class Session:
         self._base = 0.0  # when the last command ended
         self._waited_us = 0  # microseconds since then
         self._lines: list[bytes] = []  # the events as JSON, as far as they have been encoded
-        self._kept: list[
-            int
-        ] = []  # by generation, from 1 on: the number of events that its run and the run before it begin with
+        # For each generation from 1 on: how many events at the beginning are the same as in the run before it.
+        self._kept: list[int] = []
         self._undone: _Course | None = None
         self._rest: _Course | None = None  # the course that reload() could not repeat to its end because of a failure
         self._begin((scenario.commands, 0))
@@ -178,7 +177,7 @@ class Session:
         return [[rpc.id, leg, when] for when, leg, rpc in self._cluster.event_loop.in_flight()]
 
     def held(self) -> dict[str, list[list[Any]]]:
-        """By hold: the RPC's number and the leg of each held message."""
+        """For each hold, the RPC's number and the leg of every message that it holds."""
         if self._playback is None:
             return {}
         return {name: [[rpc.id, hold.leg] for rpc, _ in hold.messages] for name, hold in self._playback.holds.items()}

@@ -2,7 +2,7 @@
 
 A rule (:class:`Invariant`) sees messages and calls of the student's API, never fields of the student's objects, so it
 can judge any implementation. It raises :class:`~raftlab.explain.failure.LabFailure` as soon as the rule is broken,
-before the effects of the bug show elsewhere. Each file begins with the rule and with the correct behaviour that it must
+before the bug causes other failures. Each file begins with the rule and with the correct behaviour that it must
 accept, because a false alarm is the worst bug that raftlab can have.
 """
 

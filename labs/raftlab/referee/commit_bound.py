@@ -1,8 +1,8 @@
 """The last index that each server may know to be committed. This is not a rule, but a record that other rules use.
 
-A follower may answer an AppendEntries that begins before its commit index with "I agree up to my commit index", and
-leave the entries after that index for a later message. The reply still says success, so such a success proves nothing
-about those entries. The referee does not know a server's commit index, but it knows an upper bound of it.
+If an AppendEntries begins before a follower's commit index, the follower may agree only up to its commit index, and
+leave the entries after that for a later message. Its reply still says success, so such a success proves nothing about
+the entries that it left. The referee does not know a server's commit index, but it knows an upper bound of it.
 """
 
 from __future__ import annotations

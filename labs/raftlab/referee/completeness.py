@@ -35,7 +35,7 @@ class Memory(Invariant):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         # What each server did with an entry, and when: as a leader it "sent" the entry, or it "acknowledged" the entry.
-        # By server, then by index and term. The first is for the current incarnation, the second for earlier ones.
+        # By server, then by index and term. `_stored` is for the current incarnation, `_before` for earlier ones.
         self._stored: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
         self._before: dict[int, dict[tuple[int, int], tuple[str, float]]] = {}
         self._last_save: dict[int, float] = {}
@@ -75,8 +75,10 @@ class Memory(Invariant):
                 self._remembered += 1
 
     def lost(self, server: int, index: int, term: int) -> str:
-        """The beginning of a sentence: a server had an entry, and did not save it before it restarted. Empty if it has
-        saved since it had the entry, has not restarted since, or has been seen to have the entry again."""
+        """The beginning of a sentence, which says that a server had an entry and did not save it before a restart.
+
+        Empty if the server saved something after it had the entry, if it has not restarted since then, or if it has been
+        seen to have the entry again."""
         did, when, restart, saved = self._story(server, index, term)
         if not did or saved >= when:
             return ""
@@ -85,14 +87,14 @@ class Memory(Invariant):
         return f"{text}, but it has lost it. It {did} that entry at {when:.3f}, and {last}"
 
     def restarted(self, server: int, index: int, term: int) -> str:
-        """The end of a sentence: a server has saved and restarted since it had an entry. Empty if it has not restarted
-        since, or has been seen to have the entry again."""
+        """The end of a sentence, which says that a server has saved and restarted since it had an entry. Empty if it has
+        not restarted since, or if it has been seen to have the entry again."""
         did, _, restart, saved = self._story(server, index, term)
         return f"has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})" if did else ""
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
         """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
-        restart. What it did is an empty text if it has not restarted since, or has been seen to have the entry again."""
+        restart. The first is an empty text if it has not restarted since then, or has been seen to have the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""

@@ -1,9 +1,9 @@
 """One vote per term: a server gives its vote to at most one candidate in any one term (Figure 2, RequestVote 2; §5.2).
 
 For the referee, S votes for C in term T if S answers a RequestVote of term T with ``vote_granted``. S votes for itself
-if it asks for votes in T or leads T. If it only asked for votes, this binds S only until it restarts. A candidate may
-send its requests before its own vote is durable, as long as it does not count that vote. If it crashes before the vote
-is durable, the candidacy ends.
+if it asks for votes in T or leads T. If S has asked for votes in T but has not led T, the referee forgets S's vote for
+itself when S restarts. The reason: a candidate may send its requests before its own vote is durable, as long as it does
+not count that vote. If it crashes before the vote is durable, the candidacy ends.
 
 It must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose own
 ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice; a

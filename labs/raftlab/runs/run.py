@@ -39,9 +39,9 @@ from raftlab.worlds.sim_world import Breakpoint, ForkedHost, Host, InProcessHost
 
 NETWORKS = ("sim", "rpyc")
 
-# In rpyc: how late, in seconds, the judge may wake up. If it woke up later than that, a failure that depends on time does
-# not count. Election timeouts are about this long. A failure that the referee reports always counts, because it does not
-# depend on time.
+# The longest delay, in seconds, with which the judge may wake up in rpyc: about an election timeout. After a longer delay, a
+# failure that depends on time does not count. A failure that the referee reports always counts, because it does not depend
+# on time.
 TOO_LATE_S = 0.5
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
 # Even if the judge woke up too late, a failure counts if the run itself used more than this share of one processor.
@@ -146,8 +146,8 @@ class Branch:
 
 
 class Run:
-    """One run while it is performed. Pass :attr:`cluster` to a test's function, which may call it once, and then call
-    :meth:`close`. :meth:`play` and :meth:`judge` do both."""
+    """One run while it is performed. Pass :meth:`cluster` to a test's function, which may call it once. Call
+    :meth:`close` when that function has returned. :meth:`play` and :meth:`judge` do both."""
 
     def __init__(
         self, impl: Implementation, info: TestInfo, network: str, seed: int, schedule: str | None = None,

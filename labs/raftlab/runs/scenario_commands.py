@@ -5,7 +5,7 @@ To add a command, write one subclass of :class:`Command` and one transcript in `
 - ``syntax`` is its line. Parsing and writing follow from it, and each ``{field:kind}`` in it is a field of the class.
 - ``run`` does to a cluster what the line says.
 - ``records`` names the methods of :class:`~raftlab.harness.cluster.Cluster` whose calls are recorded as this command,
-  and ``record`` records such a call. Both are needed only if suites can do the same as the command.
+  and ``record`` records such a call. Both are needed only if a suite can do what the command does.
 - ``simpler`` returns simpler commands to try in place of this one while a failing scenario is shrunk.
 - ``merged``, ``tidied`` and ``validate`` have defaults that suit nearly every command.
 

@@ -1,8 +1,8 @@
 """Copies submissions: one as it is, or a student's kv.py together with a different Raft (``--raft PATH``).
 
-In the second case the folder gets every module of the Raft except a kv.py beside it, the student's kv.py, and the
-modules that the student's kv.py imports. If both sides import a module of the same name and the two files differ, the
-combination is refused, because neither side may change what the other imports.
+In the second case the folder gets the student's kv.py, the modules that it imports, and all modules of the Raft. A kv.py
+beside the Raft is left out. If both sides import a module of the same name and the two files differ, the combination is
+refused, because neither side may change what the other imports.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# Seconds within which there must be a leader again after the first one: twice the usual limit. Some logs may have a no-op
-# entry that others lack, and then fewer servers can win. Others may campaign first, several times if every new term restarts
+# Seconds within which the first leader must be replaced: twice the usual limit. Some logs may have a no-op entry that others
+# lack, and then fewer servers can win. Servers that cannot win may campaign first, several times if every new term restarts
 # the timers.
 LATER_ELECTION = 2 * ELECTION_LIMIT
 
@@ -597,7 +597,7 @@ def test_votes_and_newer_term_at_once(cluster: StartCluster) -> None:
         rpc = send_append(c, 4, newer + refused) if number % 2 else request_vote(c, 4, newer)
         # The first to arrive is S4's message, or the replies.
         with c.at_once(0, *((message, granted) if refused else (granted, message))):
-            # A thread that is preempted in one of these calls may let the others wait for a lock.
+            # If a thread is preempted in one of these calls, the other threads may wait for its lock.
             calls = [c.begin_get_state(0) for _ in range(12 if refused else 0)]
         c.sleep(0.03)
         c.get_state_results(0, calls)
@@ -701,7 +701,8 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
             c.sleep(0.001)
         check(calls, "was elected")
         led = wait_for_leadership(c)
-        if led <= term:  # a Raft that takes some milliseconds to handle a heartbeat: S0 still led when it was paused
+        if led <= term:
+            # S0 still led when it was paused, because this Raft takes some milliseconds to handle a heartbeat.
             c.reply_to(heartbeat)
             led = wait_for_leadership(c)
         asked = campaign_terms(c, term)
@@ -709,8 +710,8 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
             led > term, f"expected S0 to adopt the leader's term {term}, but it leads {led}", rules.HIGHER_TERM, [0]
         )
         text = f"expected S0 to lead term {asked[0]}, but it does not. All voted for it, and a heartbeat of term {term} came"
-        # A Raft that makes up for the ticks that it has missed may start the next election at once, or this one before the
-        # pause.
+        # A round is inconclusive if S0 started this election before it was paused. It is also inconclusive if S0 started the
+        # next one at once, because its timer makes up for the ticks that it missed during the pause.
         first = asked_at[asked[0]]
         at_once = first < resumed or any(asked_at[each] < first + 0.1 for each in asked if each > asked[0])
         c.expect(not late or led == asked[0] or at_once, f"{text} at the same moment", rules.OLD_TERM, [0])

@@ -286,7 +286,7 @@ def test_saves_at_once(cluster: StartCluster) -> None:
             # Whatever S0 says first, it must have saved.
             c.crash_at(0, "answer", side="after")
         with c.at_once(0):
-            # A thread that is preempted in one of these calls may let the others wait for a lock.
+            # If a thread is preempted in one of these calls, the other threads may wait for its lock.
             calls = [c.begin_get_state(0) for _ in range(8 if number >= 16 else 0)]
             acks = [send_append(c, 1, term, entries=entries(term, *("saved",) * count)) for count in (1, 3, 2)]
             votes = [request_vote(c, who, term + 4 - who) for who in (2, 1)] if number % 2 else []
@@ -473,7 +473,9 @@ def test_start_while_elected(cluster: StartCluster) -> None:
     for attempt in range(16):
         before, leads = c.get_state(0)
         if leads or before > led:
-            return  # a Raft that starts an election as soon as it has started, when it is alone; it may be elected later
+            # When this Raft is alone, it starts an election as soon as it has started. It leads now, or will lead later. So
+            # this test cannot choose the moment of the election.
+            return
         # Its timer runs out while it is paused, so it starts an election when it goes on, and leads at once.
         c.pause(0)
         c.sleep(2.0)
@@ -689,8 +691,8 @@ def test_unreliable_agreement(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     last = c.agree("last", 5)
     term, _ = c.get_state(leader)
-    # No command of the term in which the last one was committed can be missing (Leader Append-Only). Commands of other terms
-    # may be lost.
+    # A command that was taken in the same term as the last one, which is committed, cannot be missing (Leader Append-Only).
+    # Commands of other terms may be lost.
     for index, of_term, command in taken:
         if of_term == term and index < last:
             text = f"expected {command!r} to be committed at index {index}, but it is not"

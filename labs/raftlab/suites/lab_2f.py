@@ -695,7 +695,7 @@ def test_late_votes_and_pre_votes(cluster: StartCluster) -> None:
         c.wait_for(0.1, lambda: len(late.messages) == 2)  # noqa: B023  (called in this round only)
         votes.release()
         c.sleep(0.05)
-        won = c.get_state(0) == (term, True)  # a server that asks for pre-votes may also be a candidate no more
+        won = c.get_state(0) == (term, True)  # or, while it asks for pre-votes, S0 is no longer a candidate
         late.release()
         c.sleep(0.2)
         if won:
@@ -769,8 +769,8 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
 def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
     """Let only ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
     _deny_all(c)
-    # First let every timeout run out once: S0 may repeat a question to those who have not said yes, and until its timer runs
-    # out, the yes of the others still counts.
+    # First let every timeout run out once. Until its timer runs out, S0 may ask servers that have not said yes once more,
+    # and an earlier yes still counts.
     c.sleep(2.5)
     term, _ = c.get_state(0)
     for number in yes:

@@ -385,8 +385,8 @@ def test_both_sets_have_the_target(cluster: StartCluster) -> None:
 
 @dataclass(frozen=True)
 class _JointChange:
-    """A change from servers 0 to 2 to the servers ``new``. ``late`` has the held answers to C_old,new by server. The server
-    ``target`` stays a member, and ``leaves`` does not."""
+    """A change of the members from S0, S1 and S2 to the servers ``new``. ``late`` has the held answers to C_old,new, by
+    server. ``target`` is a member before and after the change, and ``leaves`` only before it."""
 
     c: Cluster
     leader: int
@@ -733,7 +733,8 @@ def test_told_at_once(cluster: StartCluster) -> None:
                     send_append(c, 1, term)
         c.sleep(0.02)
         if number % 3 == 2 and term + 1 not in elections_on_request(c):
-            # A heartbeat was in the way. Then the election of a later term is an ordinary one. The referee checks this.
+            # A heartbeat came first, and S0 did not stand. So a later election must be an ordinary one, without the flag.
+            # The referee checks this.
             append(c, 1, term + 5)
             c.sleep(1.0)
     text = f"expected S0 to obey at least one of {rounds} TimeoutNows, but it did not"

@@ -758,8 +758,8 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
         following = wait(clerk.begin("append", "x", token("C0", 10 + number)))
         if operation.outcome == "unknown":
             clerk.require_known(following)
-        # Otherwise, `following` may be Unknown: if a server that is behind has answered from its table, the clerk does not
-        # know that its session has ended, and may ask such a server first.
+        # If `operation` returned, a server that is behind may have answered it from its table. Then the clerk does not know
+        # that its session has ended, and `following` may raise Unknown.
     end_well(c)
 
 
@@ -821,8 +821,9 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
     sessions = [client.register() for _ in range(6)]
     written = []
     for _ in range(24):
-        # A session begins, and is used before its number is known. If a snapshot has its first entries, but a lower index, a
-        # restart begins it once more, and carries out its append again.
+        # A session begins, and is used before its number is known. Suppose that a snapshot contains the effects of the
+        # session's first entries but names a lower index. Then a restart applies these entries once more, so the session
+        # begins again, and its append is carried out again.
         new = Session(client, max(c.event_loop.referee.applies.values) + 1)
         begun = client.send(0, client.registration())
         c.sleep(c.random.uniform(0.0, 0.001))
@@ -1316,8 +1317,8 @@ def test_clerk_after_an_outage(cluster: StartCluster) -> None:
     outage, asked = 0.0, set[int]()
 
     def answer(rpc: Rpc) -> Message | None:
-        # The outage ends once it has lasted for 20 s and each server has been asked since. So it ends when a clerk may have
-        # begun to pause.
+        # The outage lasts for 20 s, and then until each server has been asked once more. So it ends just when a clerk that
+        # pauses after it has asked every server begins to pause.
         if len(asked) < 3:
             if c.now >= outage:
                 asked.add(rpc.dst)
@@ -1351,7 +1352,7 @@ def test_clerk_and_hints(cluster: StartCluster) -> None:
         ("if the servers that do not lead name each other", lambda server, leader: 3 - server - leader),
     ]
     for number, (when, hint) in enumerate(hints * 2):
-        leader = (2 * number + number // len(hints)) % 3  # nearly always another one than before
+        leader = (2 * number + number // len(hints)) % 3  # nearly always a different one than before
 
         def answer(rpc: Rpc, leader: int = leader, hint: Callable[[int, int], int | None] = hint) -> Message:
             return reply("ok") if rpc.dst == leader else reply("not_leader", leader=hint(rpc.dst, leader))

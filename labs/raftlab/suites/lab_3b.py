@@ -459,7 +459,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     # Another leader makes S0 a follower for a moment, and may have told clients that the second put is done.
     append(c, 1, term + 10, (len(log), log[-1]["term"]))
     wait_for_leadership(c)
-    # The first read by lease makes S0 ask for a lease. Meanwhile the followers answer, so at the second one S0 may hold it.
+    # The first read by lease makes S0 ask for a lease. The followers answer before the second read by lease, so S0 may hold
+    # one by then.
     for kind in ("lease", "index", "lease"):
         why = "S0 has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
@@ -468,8 +469,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for read in reads:
         client.answer(read)
     _expect_one_noop(c)
-    # While this read waits, the entry of S0's own term is committed, and so is the second put. Even now, the index must not
-    # be the one from before.
+    # While this read waits, the entry of S0's own term is committed, and with it the second put. The index that S0 noted
+    # before that does not cover the put, so S0 must not return it.
     call = c.ask_read_index(0)
     c.sleep(0.05)
     for follower in followers:
@@ -768,7 +769,7 @@ def test_lease_costs_no_message(cluster: StartCluster) -> None:
         clerk.get("x", read="lease")
     most = 1.2 * idle * (c.now - since) / 2.0 + 5
     spent = _server_rpcs(c) - before
-    # Entries cost messages, too, so this comes first: it says more.
+    # Entries cost messages, too. This check comes first, because its failure says more.
     text = "expected reads by lease to add nothing to the log, but the log has grown"
     c.expect(_last_index(c) == last, text, rules.READ_COST)
     text = (
@@ -1256,7 +1257,7 @@ def test_clocks_beyond_the_bound(cluster: StartCluster) -> None:
 
 # Seconds. A lease at a follower lasts no longer (handouts/lab-3b-details.md).
 LONGEST_LEASE = 1.0
-# Messages between servers that renew the leases of a quiet cluster, per second, at most.
+# The maximum number of messages per second with which the servers of a quiet cluster renew leases.
 _RENEWALS = 20
 
 
@@ -1715,7 +1716,8 @@ def test_part2_commit_needs_no_message(cluster: StartCluster) -> None:
             client.ask(1, read_of("lease"))
             c.sleep(0.01)
         stored = len(follower.log)
-        # First S1 gets the answers that are on their way: S0 knows of no lease that S1 has not heard of.
+        # S1 sends nothing more, and gets the answers that are on their way. After that, S1 has heard of every lease that S0
+        # has granted it.
         for other in (0, 2):
             c.cut(1, other)
         c.sleep(0.01)

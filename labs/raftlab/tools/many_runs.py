@@ -227,9 +227,8 @@ def _spread(
     from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
-    implementation = (
-        conditions.target.implementation()
-    )  # for the records of runs that are not performed; starts no host
+    # Only for the records of runs that are not performed. It starts no host.
+    implementation = conditions.target.implementation()
     patience = Patience()
     workers: list[_Worker] = []
     finished: dict[int, Record] = {}

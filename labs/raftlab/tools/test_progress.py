@@ -287,15 +287,17 @@ def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
 
 
 def _tells_little(basic: bool, shared: frozenset[str], record: Record) -> tuple[int, int, bool, bool]:
-    """A sort key. The failures that are most worth reading come first: faults that name a line, such as a deadlock. Next
-    come exceptions, which other mistakes may have caused, and the sentences of the referee and of tests that say what is
-    wrong. Last come failures to do something in time, and histories that are not linearizable, because many different
-    mistakes cause these. Among equals, the failures with the fewest servers that run the student's code come first or, if
-    ``basic``, those of the first tests.
+    """A sort key: the failures that are most worth reading come first.
 
-    If only one server runs the student's code, a failure to do something in time mostly says what is wrong. But if several
-    failures have likely causes in common, ``shared``, other delays may only follow from it. An exception with such a cause
-    comes first."""
+    - First: faults that name a line, such as a deadlock; and exceptions with a likely cause that other failures share.
+    - Next: other exceptions, which another mistake may have caused; and failures whose sentence says what is wrong.
+    - Last: failures to do something in time, and histories that are not linearizable. Many different mistakes cause these.
+
+    If only one server runs the student's code, a failure to do something in time usually says what is wrong. Such a failure
+    comes last only if failures share likely causes, because it may then be a consequence of one of these.
+
+    Among equals, the failures with the fewest servers that run the student's code come first or, if ``basic``, those of the
+    first tests. ``shared`` has the likely causes that failures share."""
     failure = record.failure
     if record.outcome == "error" or failure is None:
         return 3, 0, False, False

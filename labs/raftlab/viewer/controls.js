@@ -109,8 +109,8 @@ function showFailure(app) {
   };
 }
 
-/** The sentences of the events that a line about what led to a failure may stand for: messages to several servers, or the
- * same again and again, are one line there. */
+/** The sentences of the events that one line about what led to a failure may stand for. Such a line may combine messages to
+ * several servers, or a message that was sent several times. */
 function standsFor(text) {
   const one = text.replace(/(?:, answered with success=True)?(?: \((?:its term was|the last of) [^()]*\))*$/, "");
   const [list, before] = /^(?:[SC]\d+→)?((?:[SC]\d+, )+[SC]\d+)(?=→|⇢| )/.exec(one) ?? / of ((?:S\d+, )+S\d+) to its /.exec(one)?.slice(0, 2) ?? [];

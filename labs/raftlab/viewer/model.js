@@ -10,7 +10,8 @@ export const EVERY = 256;
 // Stands for an entry that must exist but was in no message of this page, because it was sent before the part of the trace
 // that is shown, or because a snapshot covers it.
 const UNKNOWN = Object.freeze({ term: null, command: undefined });
-// For how many seconds a server that has received a higher term may still send requests of its old term.
+// For this many seconds after it has received a higher term, a server may still send requests of its old term. If it sends one
+// later, it ignores the higher term.
 const STRAY = 0.05;
 
 const listOf = (value) => (Array.isArray(value) ? value : []);

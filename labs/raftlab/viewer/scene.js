@@ -8,15 +8,15 @@ export const KINDS = [
   ["votes", "Votes", "RequestVote and PreVote"],
   ["entries", "Entries", "AppendEntries with entries, and InstallSnapshot"],
   ["heartbeats", "Heartbeats", "AppendEntries without entries"],
-  ["requests", "Requests", "the way there of all messages"],
-  ["replies", "Replies", "the way back of all messages"],
+  ["requests", "Requests", "requests of every method"],
+  ["replies", "Replies", "replies of every method"],
   ["silence", "No reply", "calls that returned None"],
   ["lines", "Log lines", "what your code logged or printed"],
   ["applies", "Applies", "apply_ch.put"],
   ["saves", "Saves", "persister.save"],
   ["commands", "Commands", "start(), snapshot() and other calls of the test"],
-  ["refused", "Refused", "start() on servers that do not lead: the test asks everybody"],
-  ["states", "get_state", "the test asks for the state, very often"],
+  ["refused", "Refused", "calls of start() that a server refused because it does not lead"],
+  ["states", "get_state", "the test's calls of get_state(), which are frequent"],
 ];
 export const HIDDEN_AT_FIRST = ["refused", "states"];
 const KIND = Object.fromEntries(KINDS.map(([name], number) => [name, 1 << number]));
@@ -52,7 +52,7 @@ export class Scene {
     this.asked = model.asked;
     this.results = model.results;
     const count = events.length;
-    // These times must never decrease, because they are searched by bisection. In the file they may.
+    // Times may decrease in the file. Here they must not, because they are searched by bisection.
     this.times = new Float64Array(count);
     this.needs = new Uint16Array(count); // the event is shown only if all these kinds are switched on
     this.one = new Int16Array(count).fill(-1); // the servers that the event concerns, or -1

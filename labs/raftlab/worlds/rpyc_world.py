@@ -42,9 +42,8 @@ class _Process:
         self.connection = connection
         self.outgoing: list[protocol.Event] = []
         self.threads: str | None = None  # its last answer to ListThreads
-        self.faulted = (
-            False  # whether the child has reported a fault itself, so that the end of its process is not reported too
-        )
+        # Whether the child has reported a fault itself. If so, the end of its process is not reported as well.
+        self.faulted = False
 
 
 class RpycWorld:

@@ -224,7 +224,8 @@ class Thread:
         self.clock = joined
 
     def see(self, access: Access) -> None:
-        """Treat ``access`` as if it had happened before this moment: its race was reported, so nothing else need be."""
+        """Treat ``access`` as if it had happened before this moment. Its race has been reported, so the races that follow
+        from it need not be."""
         if not self.knows(access.number, access.time):
             self._join(access.clock, access.number, access.time)
             self.time += 1

@@ -1,7 +1,7 @@
 """Mistakes in locking that the source alone shows: decisions that are used after the lock has been released, and waits that
 can miss the event that they wait for.
 
-No rule may report code that checks its decision again under the lock. A rule that cannot tell reports nothing.
+No rule may report code that checks its decision again under the lock. If a rule cannot tell, it reports nothing.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Progress:
 
     def reduce(self, runs: dict[str, int]) -> None:
         """Subtract planned runs, by kind, that will not be made: their submission was refused, their lab is skipped, or a
-        sequential test needed fewer runs than expected. A negative number adds runs, for a sequential test that needs more."""
+        sequential test needed fewer runs than expected. A negative number adds runs, if a sequential test needs more."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()

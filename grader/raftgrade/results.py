@@ -280,8 +280,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def passed(test: TestResult) -> bool:
-    """Whether all runs of the test passed, on every requested network. If a sequential test has found the test reliable, a few
-    runs may have failed."""
+    """Whether all runs of the test passed, on every requested network. If a sequential test has found the test reliable, a
+    few runs may have failed."""
     return test.state != "skipped" and all(
         network.passes == network.runs or (network.verdict == "reliable" and not network.errors)
         for network in test.networks

@@ -299,8 +299,8 @@ def rule_matrix(matrix: Matrix) -> str:
         return "The bank has no matrix of rules."
     text = (
         f"{summary(matrix)}. They include each line that servers must follow in Figures 2 and 13, in section 6, and in "
-        "chapters 4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches this bug. "
-        "`raftgrade proof --rules` prints this table."
+        "chapters 4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches "
+        "this bug. `raftgrade proof --rules` prints this table."
     )
     rows = [
         ["; ".join(row.source), ", ".join(row.labs), row.says, f"`{row.bug}`", f"`{row.test}`"] for row in matrix.rule

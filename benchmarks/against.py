@@ -4,8 +4,8 @@
 
 A *pass* is one run of each test of the labs in the simulator, on the version's own reference solution. Its cost is the CPU
 time of all processes: the judge, the hosts, and the processes that start runs or perform them. Starting a command costs
-the same for one pass as for many, so it is measured on its own: a command is run with one seed and with 1 + N seeds, the
-difference divided by N is the cost of a pass, and what is left of the first command is its start.
+the same for one pass as for many, so it is measured separately. A command is run with one seed and with 1 + N seeds. The
+difference divided by N is the cost of a pass. The rest of the first command's cost is that of its start.
 
 It is measured in three ways:
 
@@ -58,7 +58,7 @@ class Version:
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.root / "labs"), str(self.root / "grader")])
-        # Hosts never write bytecode, so without it each of them would compile raftlab.
+        # Hosts never write bytecode. So the variable must not be set: without bytecode, each host would compile raftlab.
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {**kept, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 

@@ -32,14 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-suites",
         action="store_true",
-        help="run all tests of a suite, and all known bugs, where a sample is run by default, and searches that take half a "
-        "minute",
+        help="run all tests of a suite and all known bugs instead of samples, and also the searches that take half a minute",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not in the daily sample, unless all is wanted, tests are chosen with -k, or the rest is chosen with
-    -m."""
+    """Leave out what is not in the daily sample, unless the command line has --whole-suites, -k, or -m whole_bank."""
     chosen = config.getoption("--whole-suites") or config.getoption("keyword")
     if chosen or "whole_bank" in config.getoption("markexpr"):
         return
@@ -52,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Restore SIGINT if it is ignored, as it is in a shell's background jobs, and compile raftlab.
 
     Child processes inherit an ignored signal, and some tests send SIGINT to theirs. The hook runs in pytest itself and in
-    each xdist worker. Hosts write no bytecode, so each of the hundreds that the tests start would compile the same modules.
+    each xdist worker. Hosts write no bytecode. Without compiled files, each of the hundreds of hosts would compile raftlab
+    anew.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

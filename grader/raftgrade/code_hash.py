@@ -1,5 +1,5 @@
-"""Hashes of the classes and functions of Python modules, for finding copies. Each has two hashes, which do not depend on
-comments, formatting and docstrings. One of them, the hash of the shape, does not depend on names either.
+"""Hashes of the classes and functions of Python modules, for finding copies. Each class or function has two hashes, which do
+not depend on comments, formatting and docstrings. One of them, the hash of its shape, does not depend on names either.
 
 As a program, this module reads paths of files, one JSON string per line, and writes one line of JSON for each file. It
 parses students' files, but runs none of their code. If a file makes the parser crash or use up its memory, the caller starts

@@ -1,4 +1,4 @@
-"""Sort failures into classes, so that the class report can say what to teach again."""
+"""Sort failures into classes, so that the report on a course can show which mistakes are common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Family = Literal["rule", "deadlock", "exception", "timeout", "contract", "machin
 
 
 def family(failure: Failure, outcome: str) -> Family:
-    """The coarse class of a failure. ``outcome`` is the run's."""
+    """The coarse class of a failure. ``outcome`` is the outcome of its run."""
     if outcome == "error":
         return "machine"
     if failure.kind == "deadlock":

@@ -28,11 +28,11 @@ CONTAINER = "raftlab/data/skeleton/.devcontainer/devcontainer.json"
 _INSTALLS = re.compile(r"( *)# Not on PyPI for you\?.*\n *- run: pip install raftlab\n")  # in the workflow
 _CONTAINER_INSTALLS = "|| echo raftlab)"  # in the container's file: what it installs if the wheel is not in the folder
 _GRADER_ONLY = ("jinja2", "tabulate")  # dependencies that raftlab itself does not import
-# Handouts and tests contain single statements of the solutions. Where a handout explains such code, it quotes up to four
-# lines in a row.
+# This many lines of the solutions in a row are a leak. Fewer are allowed: tests contain single statements of the solutions,
+# and handouts quote up to four lines in a row.
 _LEAKED_LINES = 5
-# They are a leak only if at least this many of them are in none of the texts that students get anyway. (The skeleton has
-# some messages in another order, so lines that students know can be in a row for the first time.)
+# The lines are a leak only if at least this many of them are in none of the texts that students get anyway. Lines that
+# students know may follow each other only in the solutions, because the skeleton has some messages in another order.
 _SECRET_LINES = 2
 _IGNORED = ("# region", "# endregion", "# skeleton:", "# hint:", "import ", "from ")  # beginnings of lines
 

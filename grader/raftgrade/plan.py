@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         runs: the number of runs of each test, by network. Seeds count upwards from ``seed``.
-        jobs: how many jobs run in parallel in sim. In reports of early versions, on both networks together.
+        jobs: how many jobs run in parallel in sim. In reports of early versions, it counts the jobs of both networks.
         rpyc_jobs: how many jobs run in parallel on the real network, in addition to the jobs in sim.
         until: the sequential test that decides how many runs in sim are enough; ``runs`` is then the upper limit.
         hidden: the seeds of the hidden runs in sim, the first and one past the last.

@@ -74,9 +74,8 @@ class Progress:
         self.show()
 
     def reduce(self, runs: dict[str, int]) -> None:
-        """Subtract planned runs, by kind, that will not be made, because their submission was refused, their lab is skipped,
-        or a sequential test needed fewer runs than expected. If a sequential test needed more runs than expected, the number
-        is negative."""
+        """Subtract planned runs, by kind, that will not be made: their submission was refused, their lab is skipped, or a
+        sequential test needed fewer runs than expected. A negative number adds runs, if a sequential test needs more."""
         for network, number in runs.items():
             self._todo[network] -= number
         self.show()

@@ -150,8 +150,8 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
         open_points: points that it may still earn when runs are repeated.
         manual: what a person has decided.
         settled: whether a person has set the points of the whole submission, which are then final.
-        missing: the labs that are not run and earn no points, because it lacks a file or breaks their contract; for each,
-            the reason.
+        missing: the labs that are not run and earn no points, each with the reason: the submission lacks a file, or breaks
+            the lab's contract.
     """
 
     name: str
@@ -238,7 +238,8 @@ class Report(msgspec.Struct, kw_only=True):
         attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
             has chosen.
         options: the options of ``raftgrade run`` that affect marks, with their values as given.
-        unverified: why it is not certain that this user made the report; empty if it is certain. Always empty in a file.
+        unverified: why it is not certain that this user made the report; empty if it is certain. It is set when a report is
+            read, so it is always empty in a file.
     """
 
     schema: int = SCHEMA
@@ -279,7 +280,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def passed(test: TestResult) -> bool:
-    """Whether all runs of the test passed, on every requested network. A sequential test may forgive a few."""
+    """Whether all runs of the test passed, on every requested network. If a sequential test has found the test reliable, a
+    few runs may have failed."""
     return test.state != "skipped" and all(
         network.passes == network.runs or (network.verdict == "reliable" and not network.errors)
         for network in test.networks

@@ -1,9 +1,9 @@
 """`raftgrade similarity`: compare submissions with compare50, which ranks the pairs that have the most code in common.
 
-compare50 is a program of its own (https://github.com/cs50/compare50) that need not be installed with raftlab. It reads the
-submissions and runs none of their code. What raftlab hands out is its *distribution code*, which does not count. Our
-solutions and earlier submissions are its *archive*: submissions are compared with those in the archive, but the archived
-ones are not compared with each other.
+compare50 (https://github.com/cs50/compare50) is a separate program, which is not always installed with raftlab. It reads the
+submissions and runs none of their code. It gets the files that raftlab hands out as *distribution code*, which does not
+count as common code. It gets our solutions and earlier submissions as the *archive*: submissions are compared with the
+archive, but archived files are not compared with each other.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class EarlierHeader(msgspec.Struct):
 
 
 class EarlierReport(NamedTuple):
-    """The report that a folder already has. ``entries`` can be read once. ``signed`` is whether this user has signed it."""
+    """The report that a folder already has. ``entries`` can be read only once. ``signed``: whether this user signed it."""
 
     header: EarlierHeader
     entries: Iterator[Entry]

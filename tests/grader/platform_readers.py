@@ -50,9 +50,9 @@ def canvas(text: str, column: str) -> dict[str, str]:
 
 
 def moodle_gradebook(text: str, column: str) -> dict[str, float | None]:
-    """The grades by login. Rules of grade/import/csv/classes/load_data.php in moodle/moodle: ``update_grade_item`` takes an
-    empty cell and ``-`` as no grade and a number as ``unformat_float`` reads it; anything else, and an unknown user, aborts
-    the whole import (``cleanup_import``)."""
+    """The grades by login. Rules of grade/import/csv/classes/load_data.php in moodle/moodle: to ``update_grade_item``, an
+    empty cell or ``-`` means no grade, and ``unformat_float`` reads numbers. Anything else, or an unknown user, aborts the
+    whole import (``cleanup_import``)."""
     rows = csv.DictReader(io.StringIO(text))
     by_email = {person.email: person.login for person in PEOPLE}
     found: dict[str, float | None] = {}

@@ -283,7 +283,8 @@ def test_submissions_downloaded_from_moodle(tmp_path: Path, blind: bool) -> None
         feedback.write(report, tmp_path, tmp_path / "feedback.zip")
         files = platform_readers.moodle_feedback(tmp_path / "feedback.zip")
         assert files == dict.fromkeys(set(BY_LOGIN) - {"nobody"}, "feedback.html")
-    if not blind:  # the gradebook has no numbers, so names must match, and Ken's begins with his group's
+    if not blind:
+        # The gradebook has no numbers, so names must match. The name of Ken's file begins with that of his group.
         text, _ = gradebook.fill(report, trial_class.moodle_gradebook(), "moodle", "Raft 2A")
         assert cells(text, "Assignment: Raft 2A (Real)") == expected("-")
 

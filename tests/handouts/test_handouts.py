@@ -389,7 +389,7 @@ def broken(folder: Path, *changes: tuple[str, str]) -> Path:
     """Write the reference, without lab 2E and later ones and with some changes (old text, new text), to ``folder``."""
     text = without_labs_from("2E", SOLUTION.read_text(encoding="utf-8"))
     for old, new in changes:
-        assert text.count(old) == 1, f"the reference has moved on: {old!r} stands there {text.count(old)} times"
+        assert text.count(old) == 1, f"the reference has changed: {old!r} occurs {text.count(old)} times"
         text = text.replace(old, new)
     folder.mkdir(exist_ok=True)
     (folder / "raft.py").write_text(text, encoding="utf-8")

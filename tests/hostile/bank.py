@@ -77,7 +77,7 @@ def _at(depth: int, code: str) -> str:
     return textwrap.indent(textwrap.dedent(code), " " * depth)
 
 
-# Submissions by the kind of their attack. The daily tests grade the daily sample of each kind, so its first one always.
+# Submissions by the kind of their attack. The daily tests grade a sample of each kind, which always has the first one.
 Kinds = dict[str, list[Entry]]
 
 
@@ -298,8 +298,8 @@ def _escape(promise: escapes.Promise) -> Entry:
     )
 
 
-# For each promise of handouts/confinement.md, one submission that makes every attempt to break it. Some attempts are also
-# made alone, each by a submission of its own. The daily tests grade all of the former, so each is a kind of its own.
+# For each promise of handouts/confinement.md, there is one submission that makes every attempt to break it. The daily tests
+# grade all of these, so each is a kind of its own. Some attempts are also made alone, each by a submission of its own.
 ESCAPES: Kinds = {
     **{promise.name: [_escape(promise)] for promise in escapes.PROMISES},
     "attempts that are made alone": [_escape(promise) for promise in escapes.ALONE],

@@ -20,7 +20,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def c(name, *arguments):
     if getattr(libc, name)(*arguments) == -1:
         raise OSError(ctypes.get_errno(), name)
-def no_permission(action):  # that there is nothing to act on is no protection
+def no_permission(action):  # an attempt that fails only because there is nothing to act on is not refused
     try:
         action()
     except OSError as exc:

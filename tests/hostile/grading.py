@@ -42,7 +42,7 @@ BANKS: dict[str, list[Entry]] = {
     "early, rest": [*bank.HONEST[:1], *bank.rest(bank.EARLY), *bank.rest(bank.ESCAPES)],
     "late": [*bank.HONEST, *bank.sample(bank.LATE)],
     "late, rest": [*bank.HONEST, *bank.rest(bank.LATE)],
-    # The sample runs in the simulator only, so the rest are all of them, on both networks.
+    # The daily tests use the simulator only. So the rest is all submissions of this bank, on both networks.
     "judge, reviewed": [*judge_bank.HONEST, *bank.sample(judge_bank.REVIEWED)],
     "judge, reviewed, rest": [*judge_bank.HONEST, *bank.every(judge_bank.REVIEWED)],
     "judge, others": [

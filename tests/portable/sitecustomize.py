@@ -1,8 +1,8 @@
 """Removes the functions and constants that Linux has and macOS does not. Python imports this module at the start of every
 process that has this folder on its path.
 
-:mod:`tests.test_operating_system` runs a sample of tests like that, which shows that raftlab works without these functions.
-It does not show that macOS behaves as Linux does in all other respects.
+:mod:`tests.test_operating_system` runs a sample of tests in such processes, which shows that raftlab works without these
+functions. It does not show that macOS behaves as Linux does in all other respects.
 """
 
 import builtins

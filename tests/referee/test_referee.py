@@ -260,7 +260,7 @@ def test_correct_histories_break_no_rule() -> None:
     history.referee.saved(0)
     history.send(0, 1, 1, (0, 0), A)
     history.append(1, 0, 2, (0, 0), A, save=False)
-    # A message begins before the follower's commit index. The follower takes nothing from it, and its success only means
+    # A message begins before the follower's commit index. The follower takes nothing from it, and success only means
     # that it agrees up to its commit index. So it need not save index 2, and may vote for a candidate that lacks it.
     history = History()
     for dst in (1, 2):

@@ -407,7 +407,9 @@ print("not known" if pid is None else os.waitpid(pid, 0)[1])
 """
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the numbers are of these machines")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64"), reason="the call's number is known for these machines only"
+)
 def test_a_process_forked_by_clone_is_like_any_other() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", FORKS], capture_output=True, text=True, check=False)
     assert done.stdout in ("0\n", "not known\n"), done.stderr  # "not known" is printed if the C library is not glibc

@@ -21,7 +21,7 @@ def transcript(path: Path) -> str:
     """What the file at ``path`` must contain: its scenario as it is in the file, comments included, and the end that it has
     now.
 
-    The line ``# bug: 2C/ps-no-votedfor`` names a bug of ``tests/bugs``, with which the reference is played.
+    The line ``# bug: 2C/ps-no-votedfor`` names a bug of ``tests/bugs``, which is applied to the reference first.
     """
     text = path.read_text(encoding="utf-8")
     bug = _BUG.search(text)

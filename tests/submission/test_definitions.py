@@ -81,7 +81,7 @@ HARMLESS = {
     """,
 }
 
-# Source text that does more than define things. Each may call a function `mark`, which the check puts before it.
+# Source texts that do more than define things. They may call a function `mark`, which the test defines before each of them.
 DOES_MORE = {
     "a call of one's own": "mark()",
     "an instance": "class A: ...\na = A()",

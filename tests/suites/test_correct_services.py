@@ -36,17 +36,22 @@ HOLDERS = ("batched", "by_index")
 READING_RAFTS = (("whole_lazy", "2D"), ("whole_tick", "2D"), ("whole_tick", "2F"))
 # This Raft sends new entries with the next heartbeat. The handout says that this is too slow for one test of lab 3A.
 TOO_SLOW = {"whole_lazy": {"requests_and_time"}}
-# Which half of the tests the services and the Rafts divide among them. Part 2 of lab 3B runs on services only, so they
-# divide all of its tests.
+# The halves of a lab's tests: the services share one half, and the Rafts the other. Part 2 of lab 3B runs on services only,
+# so the services share all of its tests.
 SERVICE_HALF, RAFT_HALF = 0, 1
 
 
 def sample(
     lab: str, number: int, parts: int, config: pytest.Config, half: int | None, later_part: bool = False
 ) -> Sequence[TestInfo]:
-    """Part ``number`` of the tests of a lab, which are divided into ``parts`` parts; all with ``--whole-suites``. The
-    tests of part 2 of lab 3B are left out; with ``later_part``, only they are taken. Only every second test is divided, from
-    the first (half 0) or the second (half 1) on; all of them if ``half`` is ``None``."""
+    """One service's or Raft's share of the tests of a lab. With ``--whole-suites``, the share has all of these tests.
+
+    Args:
+        number: the number of the share.
+        parts: into how many shares the tests are divided.
+        half: which tests are divided: every second one from the first (0) or from the second (1) on, or all (``None``).
+        later_part: divide the tests of part 2 of lab 3B instead of the other tests.
+    """
     tests = [info for info in catalogue.tests(lab) if info.name.startswith("part2_") == later_part]
     if config.getoption("--whole-suites"):
         return tests

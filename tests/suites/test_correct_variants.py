@@ -1,4 +1,4 @@
-"""Small changes to the reference after which it is still correct by the paper and the handouts. A test or the referee once
+"""Small changes to the reference that leave it correct, according to the paper and the handouts. A test or the referee once
 failed each of them; now the tests named here must pass it."""
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_a_correct_variant_passes(variant: str, tmp_path: Path) -> None:
     changes, tests = VARIANTS[variant]
     source = SOLUTION.read_text(encoding="utf-8")
     for old, new in changes:
-        assert source.count(old) == 1, f"the reference has moved on: {old!r} stands there {source.count(old)} times"
+        assert source.count(old) == 1, f"the reference has changed: {old!r} occurs {source.count(old)} times"
         source = source.replace(old, new)
     (tmp_path / "raft.py").write_text(source, encoding="utf-8")
     infos = [catalogue.find_test(name) for name in tests]
@@ -64,7 +64,7 @@ def test_a_correct_variant_passes(variant: str, tmp_path: Path) -> None:
 
 
 def test_a_deposed_leader_is_not_taken_for_the_target_of_a_transfer(write_raft: Write) -> None:
-    """A target that led an earlier term may say that it leads that one for a moment after the new transfer has begun."""
+    """A target that led an earlier term may still say so for a moment after the new transfer has begun."""
     with sim_cluster(write_raft(init="self.get_state = lambda: (3, True)"), 1, lab="2A") as c:
         let_anyone_lead(c.event_loop.referee)
         c.start_all()

@@ -79,7 +79,7 @@ def test_each_script_imports_only_from_earlier_scripts() -> None:
     for name in viewer_page.SCRIPTS:
         text = (FOLDER / name).read_text()
         for names, source in re.findall(r"^import \{(.*?)\} from \"\./(.*?)\";$", text, re.MULTILINE):
-            assert source in exported, f"{name} imports from {source}, which stands behind it"
+            assert source in exported, f"{name} imports from {source}, which comes after it"
             assert {word.strip() for word in names.split(",")} <= exported[source]
         exported[name] = set(re.findall(r"^export (?:const|function|class) (\w+)", text, re.MULTILINE))
     assert set(viewer_page.SCRIPTS) == {path.name for path in FOLDER.glob("*.js")}

@@ -34,7 +34,7 @@ from raftlab.worlds.host_process import EMPTY_SUBMISSION
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0  # seconds for the contract check
 DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run is tried with a submission of our own
-IDLE_DEATHS = 3  # the same for all remaining runs, if the job dies this often in a row without a new record
+IDLE_DEATHS = 3  # if the job dies this often in a row without a new record, all remaining runs are treated in this way
 SILENCES = 2  # if this many runs of a job never end, the remaining runs fail without being tried
 _MAX_LINES = 100  # how many lines of a check's output are kept; a check should print only one
 _LOG_TAIL_BYTES = 2000  # how many bytes at the end of a dead job's output are copied into the report
@@ -254,7 +254,9 @@ class _JobRunner:
         self._fail([run], f"run never reported: it was stopped after {limit} without a result")
         if self._silences >= SILENCES:
             stopped = count(self._silences, "run")
-            text = f"run never reported: {stopped} before it had to be stopped after {limit} each"
+            text = (
+                f"run never reported: {stopped} before this one had to be stopped, each after {limit} without a result"
+            )
             self._fail(self._missing(), text)
 
     def _died_at(self, run: Run, ended: ChildExit, news: bool) -> None:
@@ -271,7 +273,7 @@ class _JobRunner:
         if self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:
-            self._fail(runs, f"run never reported: {what}; with other code it ran to its end")
+            self._fail(runs, f"run never reported: {what}; the same run of other code reached its end")
 
     def _is_the_machine(self, run: Run) -> bool:
         """Whether the job dies at ``run`` with a submission of our own, too."""

@@ -190,7 +190,7 @@ class Schedule:
             yield Batch(lab, network, runs_of(names, settings.hidden), ".hidden")
 
     def _continue_test(self, submission: str, lab: str) -> list[Job]:
-        """The next batch of the sequential tests that has unknown runs."""
+        """The jobs of the sequential tests' next batch. Batches whose runs are all known are counted and passed over."""
         while batches := list(self._next_batches(submission, lab)):
             if jobs := [job for batch in batches for job in self._start_batch(submission, batch)]:
                 return jobs

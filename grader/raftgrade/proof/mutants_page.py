@@ -18,7 +18,7 @@ HEADING = "## Machine-made mutants"
 _INTRO = """\
 A mutant is the reference solution with one small change that a program made: a condition is dropped, a statement is left
 out, a lock is released too early. Nobody chose these changes with a test in mind, so the share of them that the suites
-notice says more about unknown mistakes than the known bugs above. A pass runs the suites of all
+notice says more about unknown mistakes than the rates of the known bugs above. A pass runs the suites of all
 labs with one seed, in the simulator, until a test fails. A mutant has up to {seeds} passes.
 
 Some mutants are correct Rafts: the change makes them slower, or nothing can ever depend on it. These are *equivalent*. They

@@ -298,9 +298,9 @@ def rule_matrix(matrix: Matrix) -> str:
     if not matrix.rule:
         return "The bank has no matrix of rules."
     text = (
-        f"{summary(matrix)}. Among them is each line that binds a server in Figures 2 and 13, in section 6, and in chapters "
-        "4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches this bug. "
-        "`raftgrade proof --rules` prints this table."
+        f"{summary(matrix)}. They include each line that servers must follow in Figures 2 and 13, in section 6, and in "
+        "chapters 4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches "
+        "this bug. `raftgrade proof --rules` prints this table."
     )
     rows = [
         ["; ".join(row.source), ", ".join(row.labs), row.says, f"`{row.bug}`", f"`{row.test}`"] for row in matrix.rule

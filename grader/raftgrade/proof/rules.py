@@ -1,4 +1,4 @@
-"""The matrix of rules: each rule that binds a server, the known bug that breaks it, and the test that catches that bug.
+"""The matrix of rules: each rule that a server must follow, the known bug that breaks it, and the test that catches the bug.
 
 The matrix is in ``rules.toml`` beside the bugs. :func:`problems` lists its mistakes: lines of the paper that have no rule,
 bugs and tests that do not exist, and tests that the bug's file does not name.
@@ -46,7 +46,7 @@ class RuleRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Matrix(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The whole file. ``lines`` are the lines that bind a server, each of which must be the source of a rule."""
+    """The whole file. ``lines`` are the lines of the paper that a server must follow. Each must be the source of a rule."""
 
     lines: tuple[_Text, ...] = ()
     rule: tuple[RuleRow, ...] = ()

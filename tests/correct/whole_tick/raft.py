@@ -1,5 +1,5 @@
 """A Raft of labs 2A to 2G and 3B that is driven by ticks. The state machine in core.py has no threads; a ticker and the
-handlers call it. Writes are asynchronous. Requests leave before the state that they rest on is saved. Replies wait for the
+handlers call it. Writes are asynchronous. Requests leave before the state that they depend on is saved. Replies wait for the
 disk. A server counts its own vote, and its own copy of an entry, only once they are on the disk.
 
 A leader is probing, replicating or sending a snapshot to each follower. The commit index is saved, too, and the log keeps a

@@ -125,7 +125,8 @@ def test_a_submission_at_which_the_job_dies_has_failed_if_another_one_can_be_jud
     monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours", {"*": word}))
     finished, _ = work(tmp_path, {"first/1": "die"})
     assert outcomes(finished) == {"first/0": "passed", "first/1": "failed", "first/2": "passed"}
-    text = "run never reported: the job was killed by signal 9 at this run, twice; with other code it ran to its end"
+    end = "the same run of other code reached its end"
+    text = f"run never reported: the job was killed by signal 9 at this run, twice; {end}"
     assert texts(finished) == [text]
     finished, _ = work(tmp_path / "all", {"*": "die"})
     assert set(outcomes(finished).values()) == {"failed"}
@@ -165,7 +166,7 @@ def test_after_two_runs_that_never_end_the_rest_is_not_tried(tmp_path: Path, mon
     finished, commands = work(tmp_path, {"*": "hang"}, network="rpyc")
     assert set(outcomes(finished).values()) == {"failed"}
     assert len(commands.started) == 2
-    assert texts(finished)[-1].startswith("run never reported: 2 runs before it had to be stopped after")
+    assert texts(finished)[-1].startswith("run never reported: 2 runs before this one had to be stopped")
 
 
 def test_runs_of_a_job_that_cannot_be_started_could_not_be_judged(tmp_path: Path) -> None:

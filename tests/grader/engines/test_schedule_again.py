@@ -77,8 +77,8 @@ def test_grading_again_without_changes_runs_nothing(arguments: tuple[str, ...]) 
 
 @pytest.mark.parametrize(("arguments", "kept"), [(("--runs", "9"), (0, 20, 70)), (SURE, (1, 9, 41))])
 def test_after_a_kill_only_missing_runs_are_made(arguments: tuple[str, ...], kept: tuple[int, ...]) -> None:
-    """``kept`` are the numbers of records that survive the kill. The two ways to choose runs divide them among themselves,
-    because each number stands for another place in the schedule: before, in and after the required lab."""
+    """``kept``: how many records survive the kill, one number for each kill that is tried. The kills come at different
+    places in the schedule: before, in and after the required lab."""
     scripts: dict[str, dict[str, Any]] = {"alice": {"second/3": "fail"}, "bob": {"third/2": "fail", "third/3": "fail"}}
     rubric = "rule = 'proportional'\n" + GATES.replace("['2A']", "['2A']\nneeds_share = 0.9")
     run(scripts, *arguments, rubric=rubric)

@@ -28,8 +28,7 @@ import msgspec
 
 import raftlab
 from raftgrade.engines.child_processes import Children
-from raftgrade.engines.commands import TRACE_QUOTA, Commands, environment
-from raftgrade.engines.job_fork_server import JobForkServer
+from raftgrade.engines.commands import TRACE_QUOTA, Commands
 from raftgrade.engines.jobs import JobResult, run_check, run_job
 from raftgrade.engines.work_loop import on_stop_signal
 from raftgrade.intake import staging, submissions
@@ -210,7 +209,7 @@ class _WorkerPool:
     stop, or 0."""
 
     def __init__(self, jobs: dict[str, int]) -> None:
-        self.children = Children(jobs["sim"], JobForkServer(environment()))
+        self.children = Children(jobs["sim"])
         self.signal = 0
         self._inbox: queue.SimpleQueue[Record | Future[Any] | int] = queue.SimpleQueue()
         self._executors = {

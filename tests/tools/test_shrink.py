@@ -17,6 +17,7 @@ from raftlab.runs.scenario_commands import Heal, Wait, parse_line
 from raftlab.suites import catalogue
 from raftlab.tools import diff, shrink
 from raftlab.tools.shrink import NotFailing, Shrinker, Shrunk
+from tests import daily_sample
 from tests.conftest import ROOT, SOLUTION
 from tests.counts import ALL_LABS
 from tests.known_bugs import BANK, put
@@ -35,12 +36,7 @@ def shrunk(folder: Path, bug: Bug, name: str, seed: int) -> Shrunk:
         return Shrinker(impl, LONG).test(catalogue.find_test(name), seed)
 
 
-def only_with_whole_suites(config: pytest.Config) -> None:
-    """Skip the test unless --whole-suites is given: its search takes half a minute and resembles that of another test."""
-    if not config.getoption("--whole-suites"):
-        pytest.skip("a long search, run with --whole-suites")
-
-
+@daily_sample.NOT_DAILY
 def test_shrinking_a_figure_8_failure(tmp_path: Path) -> None:
     found = shrunk(tmp_path, FIGURE_8, "figure_8_in_steps", 0)
     assert found.scenario is not None
@@ -55,8 +51,8 @@ def test_shrinking_a_figure_8_failure(tmp_path: Path) -> None:
     assert names.expected(again.failure) == found.scenario.expected
 
 
-def test_shrinking_a_random_scenario_that_loses_a_vote(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    only_with_whole_suites(pytestconfig)
+@daily_sample.NOT_DAILY
+def test_shrinking_a_random_scenario_that_loses_a_vote(tmp_path: Path) -> None:
     with closing(Implementation(put(FORGETS_ITS_VOTE, tmp_path))) as impl:
         first = next(
             seed for seed in range(100) if shrink.play(impl, random_scenarios.generate("2C", seed)) is not None

@@ -1,13 +1,14 @@
-"""Compare the CPU time of this version with that of an earlier one, measured in turns:
+"""Compare the CPU time of this version with that of an earlier one. The two are measured alternately:
 
     python -m benchmarks.against 93a1fd1 --labs 2A,2B,2C,2D --seeds 5 --rounds 3
 
 A *pass* is one run of each test of the labs in the simulator, on the version's own reference solution. Its cost is the CPU
 time of all processes: the judge, the hosts, and the processes that start runs or perform them. Starting a command costs
 the same for one pass as for many, so it is measured separately. A command is run with one seed and with 1 + N seeds. The
-difference divided by N is the cost of a pass. The rest of the first command's cost is that of its start.
+difference divided by N is the cost of a pass. What the command with one seed costs more than a pass is the cost of its
+start.
 
-It is measured in three ways:
+Both costs are measured in three ways:
 
 - graded: pytest with raftlab's plugin, as the grader starts it (without a sandbox). The judge has a process of its own.
 - graded, common: the same, with only those tests that both versions have. A test of this version may do more than the
@@ -58,7 +59,7 @@ class Version:
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.root / "labs"), str(self.root / "grader")])
-        # Hosts never write bytecode. So the variable must not be set: without bytecode, each host would compile raftlab.
+        # With this variable nobody would write bytecode (hosts never do), and each host would have to compile raftlab.
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {**kept, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
@@ -82,7 +83,7 @@ class Version:
     def own(self, lab: str, seeds: int) -> list[str]:
         """The command of a student who tests a lab in the folder of the submission."""
         command = [sys.executable, "-m", "raftlab.cli", "test", lab, "--seeds", str(seeds)]
-        # One process, as `raftlab test` always used at first.
+        # In one process: the first versions of `raftlab test` had no --jobs and always used one.
         return [*command, "--jobs", "1"] if (self.root / "labs/raftlab/tools/many_runs.py").is_file() else command
 
 
@@ -134,7 +135,7 @@ class Cost:
 
 
 def measure(version: Version, way: str, tests: dict[str, list[str]], seeds: int, folder: Path) -> Cost:
-    """The cost of a pass with ``1 + seeds`` seeds of ``tests``, which are the tests of each lab."""
+    """The cost of a pass over ``tests`` (by lab), from a command with one seed and a command with ``1 + seeds``."""
     one = many = 0.0
     for lab, names in tests.items():
         few, more = (
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--labs", default="2A,2B,2C,2D", metavar="2A[,2B]", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="passes to average (default: %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="measurements of each (default: %(default)s)"
+        "--rounds", type=int, default=3, metavar="N", help="measure each version N times (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.rounds < 1:

@@ -84,7 +84,7 @@ def read(folder: Path, key: bytes | None = None) -> Report:
 
     Args:
         folder: the folder of the report.
-        key: the key that the report must be signed with (see signatures.py). The report's ``unverified`` says if it is not.
+        key: the key that must have signed the report (see signatures.py). If not, the report's ``unverified`` says so.
 
     Raises:
         BadFolder: there is no report of this schema, or it is damaged. The message says why, in one sentence.
@@ -227,7 +227,7 @@ class Store:
             folder: new, empty, or with an earlier report, which stays until :meth:`start_report`.
 
         Raises:
-            BadFolder: the folder holds something else, which is left as it is, or cannot be used.
+            BadFolder: the folder cannot be used, or holds something else, which is left as it is.
         """
         records = output_folder.claim(folder, RECORDS, "report", _check_ours)
         try:
@@ -242,7 +242,7 @@ class Store:
 
     def start_report(self, entries: Iterable[Entry], slugs: Mapping[str, str] | None = None) -> ReusedEntries:
         """Start the new report. Logs and traces of the earlier one are removed, except the traces of submissions that
-        have one of ``entries``.
+        occur in ``entries``.
 
         Args:
             entries: the entries of the earlier report that are still valid.

@@ -13,7 +13,7 @@ from tests.handouts.test_handouts import FIRST_PAGES, HANDOUTS, PAGES, text_of
 from tests.tools.test_shrink import only_with_whole_suites
 from tests.update import short_diff
 
-# The daily tests repeat a sample. CI repeats all of them: ``python -m tests.update --check handouts``.
+# The daily tests check a sample of the examples. CI checks all of them: ``python -m tests.update --check handouts``.
 EXAMPLES = [(path, number, found) for path in examples.PAGES for number, found in enumerate(examples.examples(path), 1)]
 _FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _TIME = re.compile(r"\b\d+\.\d{3}\b")
@@ -29,7 +29,7 @@ _TIME = re.compile(r"\b\d+\.\d{3}\b")
 )
 def test_an_example_is_up_to_date(path: Path, example: re.Match[str], pytestconfig: pytest.Config) -> None:
     if example["command"].startswith("raftlab shrink "):
-        only_with_whole_suites(pytestconfig)  # it needs some hundred runs
+        only_with_whole_suites(pytestconfig)  # it needs more than a hundred runs
     name = f"handouts/{path.name}"
     difference = short_diff(name, example["shown"], examples.current(example))
     if difference:
@@ -61,7 +61,7 @@ def test_a_lab_shows_its_first_run_and_a_failure(lab: str) -> None:
 
 @pytest.mark.parametrize("path", examples.PAGES, ids=lambda path: path.stem)
 def test_the_text_names_times_that_an_example_shows(path: Path) -> None:
-    """Each time that the text below an example names, outside of tables, is in a block of that section."""
+    """If the text below an example names a time, a block of that section shows this time. Tables are not checked."""
     for section in re.split(r"^#+ ", path.read_text(encoding="utf-8"), flags=re.M):
         if "<!-- example: raftlab " not in section:
             continue

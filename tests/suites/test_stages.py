@@ -1,9 +1,9 @@
 """Tests of the stages of the reference: with the labs up to N only, it passes the suites up to lab N and fails the next one.
 The skeleton fails every test.
 
-To save time, each stage runs a sample of its own suite and of the earlier ones, so that every second test runs on one stage.
-It also runs every fourth test of the next suite, and the skeleton runs every third test. The daily tests run a third of
-this, and CI runs the rest. With ``--whole-suites``, all tests run.
+To save time, each stage runs only a part of its own suite and of the earlier ones. All stages together run every second
+test, each of them once. A stage also runs every fourth test of the next suite, and the skeleton runs every third test. The
+daily tests run a third of this, and CI runs the rest. With ``--whole-suites``, all tests run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LADDER = list(labs.LABS)
 
 
 def each_of(stages: list[str]) -> list[Any]:
-    """The stages as pytest's parameters. Those that are not in the daily sample have its mark."""
+    """The stages as pytest's parameters. Those outside the daily sample have the mark that says so."""
     return [pytest.param(stage, marks=daily_sample.marks(number)) for number, stage in enumerate(stages)]
 
 

@@ -222,7 +222,7 @@ def test_bad_arguments_are_refused_with_one_sentence(tmp_path: Path, arguments: 
 # --- what the handout shows ---
 
 GOES_BACK = BANK.find("2D", "sn-goes-back")
-# The bugs, by the markers of the blocks. The first one is also among the tests of tests/handouts/test_examples.py.
+# The bug behind each block of debugging.md, by the block's marker. tests/handouts/test_examples.py has the first one, too.
 SHOWN = {
     "example: raftlab shrink snapshot_unreliable@0; bug 2D/sn-goes-back": GOES_BACK,
     "shrink: vote": FORGETS_ITS_VOTE,

@@ -101,7 +101,7 @@ def _facts(report: Report) -> list[str]:
     return [
         *student_pages.plan(report),
         count(report.done, "run") + " in all",
-        f"the last run took {duration(report.seconds)}",
+        f"the last grading run took {duration(report.seconds)}",
         *student_pages.origin(report),
     ]
 

@@ -132,7 +132,7 @@ class Kernel:
         self.on_busy: Callable[[FrameType], None] = lambda frame: None  # a busy loop at this frame
         self.on_flood: Callable[[str], None] = lambda what: None  # too many effects
         self.on_crowd: Callable[[str], None] = lambda what: None  # too many tasks
-        self.on_uncaught: Callable[[BaseException], None] = lambda exc: None  # an exception ended a bare thread
+        self.on_uncaught: Callable[[BaseException], None] = lambda exc: None  # exc ended a thread started with _thread
         self.on_wait_with_lock: Callable[[Task, str], None] = lambda task, what: None  # about to sleep with a lock held
         self._hub: greenlet = getcurrent()
         self._idle: list[greenlet] = []
@@ -155,9 +155,9 @@ class Kernel:
         # For `raftlab replay --pdb`, see stop_at: virtual seconds, servers, callback.
         self._stop: tuple[float, frozenset[int] | None, Callable[[FrameType], None]] | None = None
         self._stopping = False
-        # The values that the next calls of `tick` return, the next one at the end. For each gap between two checks, they
-        # are many False and then one True. At index 0 is one more True, which is returned last. The list is empty then,
-        # so that switch_point adds more values.
+        # The values that the next calls of `tick` return, in reverse order. For each gap between two checks, they are
+        # many False and then one True. The value at index 0 is always True and is returned last: the list is then empty,
+        # and switch_point adds more values.
         self._ticks = [True]
         self._gap_left = 0  # how much of the current gap is not in the list yet
         # Called at each switch point in student code. If it returns True, :meth:`switch_point` must be called. It is a

@@ -32,8 +32,8 @@ framework_globals: set[int] = {id(globals())}
 
 
 def site(frame: FrameType | None = None) -> Site | None:
-    """The innermost line of a stack that is outside the framework, and so the student's. ``None``: the current
-    stack."""
+    """The innermost place on the stack of ``frame`` where the student's code runs, not the framework's. Without
+    ``frame``, the current stack is searched."""
     frame = frame or sys._getframe(1)
     while frame is not None:
         if id(frame.f_globals) not in framework_globals:
@@ -113,7 +113,7 @@ class UntrackedLock:
     # release.
 
     def _is_owned(self) -> bool:
-        return self.holder is not None  # by any task: a plain lock does not know its owner
+        return self.holder is not None  # by any task: as in CPython, a plain lock has no owner
 
     def _release_save(self) -> None:
         self.release()
@@ -328,8 +328,8 @@ class Signal:
             kernels.active.wake(self.task)
 
     def received(self, task: Task) -> None:
-        """Note that the wait of ``task`` ended because the signal was sent. For the race detector, if it observes the
-        run."""
+        """Note that the wait of ``task`` ended because the signal was sent. Does nothing here; the race detector
+        overrides it."""
 
 
 def perhaps_preempt() -> None:

@@ -1024,21 +1024,27 @@ def test_copies_counted_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_late_follower(cluster: StartCluster) -> None:
-    """A follower that was silent gets the entries that it lacks, even if no further command comes."""
+    """A follower that was silent gets the entries that it lacks, even if no further command comes, and even from a new
+    leader."""
     c = cluster(3, scripted=(1, 2))
     followers = {number: ScriptedFollower(c, number) for number in (1, 2)}
-    for number in range(2):
-        wait_for_leadership(c)
+    again = ""
+    for number in range(3):
+        term = wait_for_leadership(c)
         followers[2].silent = True
         for each in range(3):
             c.agree(f"{number}: by two {each}", 1)
         c.sleep(0.5)
+        if number == 2:
+            append(c, 1, term + 1)
+            wait_for_leadership(c)
+            again = ", and S0 has been elected again since its last command"
         followers[2].silent = False
         last = f"{number}: by two 2"
         # A call without an answer may take 7 s, and some Rafts make no other call to that server meanwhile.
         caught_up = c.wait_for(15.0, lambda: followers[2].has(last))  # noqa: B023  (called in this round only)
         text = "expected S0 to send S2 all entries that S2 lacks within 15 s, but it did not. S2 answers again"
-        c.expect(caught_up or not c.get_state(0)[1], text, rules.AGREEMENT, [0])
+        c.expect(caught_up or not c.get_state(0)[1], text + again, rules.AGREEMENT, [0])
 
 
 @points(5)

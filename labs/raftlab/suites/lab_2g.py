@@ -1,6 +1,6 @@
 """Lab 2G: leadership transfer (dissertation, 3.10).
 
-Every test requires this. A leader that is asked to hand over brings the target up to date and tells it to stand for
+Every test requires this: a leader that is asked to hand over brings the target up to date and tells it to stand for
 election. The target is elected at once, although all servers hear the old leader. Meanwhile, the leader takes no commands. A
 transfer that fails is given up, and nothing is worse than before.
 
@@ -493,7 +493,7 @@ def test_change_of_an_earlier_term(cluster: StartCluster) -> None:
         c.sleep(0.1)
         if not call.pending:
             return  # for this Raft, a server that lacks so few entries has caught up
-        # S0 is the only member, so it leads the term after that of TimeoutNow as soon as it stands.
+        # S0 is the only member. So as soon as it stands, it leads: in the term after the one that TimeoutNow has.
         send_timeout_now(c, 1, term + 5)
         answer = call.answer() or (-1, 0, False)
         text = f"expected S0 to drop the change of term {term} when it leads a later term, but it answered {answer}. S1 has"
@@ -591,7 +591,7 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
     done = c.wait_for(2.0, lambda: c.committed(last)[1] == "what S1 lacks")
     c.expect(done, "expected S0 to commit with S2 what S1 lacks, but it does not", rules.AGREEMENT, [0])
     expect_no_timeout_now()
-    # Once more, but nobody calls S0 between the end of the transfer and the answer with which S1 has caught up.
+    # Once more, but now nobody calls S0 after the transfer has ended and before S1 answers that it has caught up.
     followers[1].stop = len(followers[1].log)
     propose_to_s0(c, "what S1 lacks again")
     begin(c, 0, 1)
@@ -856,7 +856,7 @@ def test_next_transfer_begins_at_once(cluster: StartCluster) -> None:
         c.sleep(0.05)  # the answers arrive
         seen = len(timeouts_now(c, target))
         begin(c, 0, target)
-        # Less than a third of an election after a crash, which is the handout's limit for a whole transfer.
+        # The handout allows a whole transfer a third of the time of an election after a crash. 0.3 s is less than that.
         told = c.wait_for(0.3, lambda: len(timeouts_now(c, target)) > seen)  # noqa: B023  (this round)
         text = (
             f"expected S0 to send TimeoutNow to S{target} at once, but after 0.3 s it has not. S{target} has the whole"

@@ -205,7 +205,7 @@ class ProgressBoard:
             for text in record.advice:
                 advice.setdefault(text, set()).add(record.test)
         if advice:
-            # Advice that only one of several tests gave is about that test, and not about the failure above it.
+            # Name the test if only one of several gave this advice: the failure shown above may be that of another test.
             several = len({record.test for group in groups for record in group.records}) > 1
             lines = (
                 f"  {printable(text)}{f' ({next(iter(tests))})' if several and len(tests) == 1 else ''}\n"
@@ -277,7 +277,7 @@ class ProgressBoard:
 
 
 def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
-    """The likely causes that the most failing tests have in common; empty if fewer than three have."""
+    """The likely causes that the most failing tests have in common; empty if fewer than three tests share one."""
     tests: dict[str, set[str]] = {}
     for record in bad:
         for cause in record.failure.causes if record.failure else ():

@@ -1,4 +1,4 @@
-"""Tests of the schedule in whole gradings with fake jobs: required labs, sequential tests, retries and hidden seeds."""
+"""Tests of what a grading runs and when, with fake jobs: required labs, sequential tests, retries and hidden seeds."""
 
 from __future__ import annotations
 

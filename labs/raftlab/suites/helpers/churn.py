@@ -22,8 +22,8 @@ def pause_briefly(c: Cluster, led: bool) -> None:
 
 def churn(c: Cluster) -> None:
     """Run three clients for 10 s while servers crash, restart and lose their connections. Each client proposes a value,
-    waits up to 0.4 s until it is committed, and continues with the next. The referee checks that a value that a client saw
-    committed stays, because all servers must apply it at its index."""
+    waits up to 0.4 s until it is committed, and continues with the next. Once a client has seen its value
+    committed, the value must stay: the referee checks that all servers apply it at its index."""
     waiting: dict[int, tuple[int, float]] = {}  # by client: the index of its value, and when to give up
     for time in range(150):
         if time % 10 == 0:

@@ -72,7 +72,7 @@ _ABOUT = (
     (r"heartbeat|AppendEntries", ("append_entries",)),
     (r"(?i)snapshot|besides the", ("install_snapshot", "snapshot")),
     (r"restart|crash", ("boot", "crash")),
-    (r"restart|\bsave[sd]?\b|\bterm to stay at\b|to begin with a snapshot", ("save",)),
+    (r"restart|\bsave[sd]?\b|\bterm to stay at\b|to begin with a snapshot|\bhad answered\b", ("save",)),
     (r"\bpaus", ("pause", "resume")),
     (r"\bstart\(", ("start",)),
     (r"change_membership|change of members", ("change_membership",)),

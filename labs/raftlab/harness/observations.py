@@ -21,6 +21,8 @@ from raftlab.participants import name_of
 _GIVEN_UP_S = 2.5
 # The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
+# The simulator may suspend a thread for this many seconds, between making a message and sending it.
+_PREEMPTED_S = 0.1
 # Successive refusals are mentioned from this number on. Every repair of a log begins with a few refusals.
 _MANY_REFUSALS = 3
 
@@ -256,21 +258,19 @@ def _elected(
 
 def _behind_its_term(asked: list[Call]) -> Observation | None:
     """A candidate that learned of a newer term from a reply and kept asking for votes in older terms, if any."""
-    began: dict[tuple[int, int], float] = {}  # when each election began: a thread may send its last request late
-    for call in asked:
-        began.setdefault((call.src, call.term), call.time)
     for call in reversed(asked):
-        since = began[call.src, call.term]
-        told = [
-            earlier
-            for earlier in asked
-            if earlier.src == call.src and earlier.replied_at < since and _number(earlier.reply, "term") > call.term
-        ]
+        mine = [each for each in asked if each.src == call.src and each.time < call.time]
+        before = [each for each in mine if each.term == call.term]
+        # Just after an answer, another thread may still send a request that it made before. But a candidate that asks one
+        # server after the other makes each request after the last answer.
+        in_turn = len(before) > 1 and all(each.replied_at < call.time for each in before)
+        since = call.time - (0 if in_turn else _PREEMPTED_S)
+        told = [each for each in mine if each.replied_at < since and _number(each.reply, "term") > call.term]
         if told:
             newest = max(told, key=lambda each: _number(each.reply, "term"))
             term = _number(newest.reply, "term")
             first = min(each.replied_at for each in told)
-            later = [of for (src, of), at in began.items() if src == call.src and at > first and of < term]
+            later = [each.term for each in asked if each.src == call.src and each.time > first and each.term < term]
             text = f"{name_of(call.src)} was answered with term {term}, and still asked for votes in {_terms(later)}"
             return Observation(text, frozenset({newest.id, call.id}))
     return None

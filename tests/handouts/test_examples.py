@@ -10,7 +10,6 @@ import pytest
 from raftlab import labs
 from tests import daily_sample, examples
 from tests.handouts.test_handouts import FIRST_PAGES, HANDOUTS, PAGES, text_of
-from tests.tools.test_shrink import only_with_whole_suites
 from tests.update import short_diff
 
 # The daily tests check a sample of the examples. CI checks all of them: ``python -m tests.update --check handouts``.
@@ -19,17 +18,20 @@ _FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _TIME = re.compile(r"\b\d+\.\d{3}\b")
 
 
+def marks(place: int, example: re.Match[str]) -> list[pytest.MarkDecorator]:
+    """The marks of the test of an example. A search with ``raftlab shrink`` makes more than a hundred runs."""
+    return [daily_sample.NOT_DAILY] if example["command"].startswith("raftlab shrink ") else daily_sample.marks(place)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "example"),
     [
-        pytest.param(path, found, id=f"{path.stem}-{number}", marks=daily_sample.marks(place))
+        pytest.param(path, found, id=f"{path.stem}-{number}", marks=marks(place, found))
         for place, (path, number, found) in enumerate(EXAMPLES)
     ],
 )
-def test_an_example_is_up_to_date(path: Path, example: re.Match[str], pytestconfig: pytest.Config) -> None:
-    if example["command"].startswith("raftlab shrink "):
-        only_with_whole_suites(pytestconfig)  # it needs more than a hundred runs
+def test_an_example_is_up_to_date(path: Path, example: re.Match[str]) -> None:
     name = f"handouts/{path.name}"
     difference = short_diff(name, example["shown"], examples.current(example))
     if difference:

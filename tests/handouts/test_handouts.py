@@ -202,7 +202,7 @@ def test_every_command_can_be_run(path: Path) -> None:
             continue  # here a sentence names the command without its arguments
         arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
-            assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
+            assert session.plan(labs.find(arguments.lab).name, arguments.network, arguments.names)
         elif arguments.command == "replay":
             assert re.fullmatch(r"\w+@\d+", arguments.name)
             assert catalogue.find_test(arguments.name.partition("@")[0])

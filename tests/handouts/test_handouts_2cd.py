@@ -97,7 +97,7 @@ def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], t
     whole = FIRST_PAGES[lab].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
     wanted = re.findall(rf"^raftlab test {lab} -k (\w+)$", whole, re.MULTILINE)
     assert wanted
-    tests = [info for name in wanted for info, _ in session.plan(lab, "sim", name)]
+    tests = [info for name in wanted for info, _ in session.plan(lab, "sim", [name])]
     assert [(info.name, failure.text) for info, failure in failures_of(folder, tests)] == []
 
 
@@ -107,7 +107,7 @@ def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     text = FIRST_PAGES[lab].read_text(encoding="utf-8")
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE)
     assert parts
-    assert all(session.plan(lab, "sim", part) for part in parts)
+    assert all(session.plan(lab, "sim", [part]) for part in parts)
 
 
 # --- tables and pictures ---

@@ -42,7 +42,7 @@ def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     text = FIRST_PAGES[lab].read_text(encoding="utf-8")
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", text, re.MULTILINE)
     assert parts
-    assert all(session.plan(lab, "sim", part) for part in parts)
+    assert all(session.plan(lab, "sim", [part]) for part in parts)
 
 
 def test_the_pictures_are_of_real_runs(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_history_of_the_page_about_clients_is_linearizable_only_with_two_put
 def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
     parts = re.findall(rf"^raftlab test {lab} -k (\w+)$", FIRST_PAGES[lab].read_text(encoding="utf-8"), re.MULTILINE)
     assert len(parts) > 15
-    assert all(session.plan(lab, "sim", part) for part in parts)
+    assert all(session.plan(lab, "sim", [part]) for part in parts)
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_commands(path: Path) -> None:
             continue  # a sentence names the command without arguments, or this is the first line of a scenario
         arguments = cli.make_parser().parse_args(words)
         if arguments.command == "test":
-            assert test.plan(labs.find(arguments.lab).name, arguments.network, arguments.name)
+            assert test.plan(labs.find(arguments.lab).name, arguments.network, arguments.names)
         elif arguments.command in ("shrink", "diff") or (arguments.command == "replay" and "@" in arguments.name):
             catalogue.find_test(arguments.name.partition("@")[0])
         if arguments.command == "replay" and "@" in arguments.name:

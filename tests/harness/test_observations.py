@@ -114,6 +114,17 @@ def test_a_term_that_is_ignored(script: Script) -> None:
     assert observations.campaigns(script.events, 0.0, 0).text == expected
 
 
+def test_a_newer_term_that_is_heard_of_too_late_is_not_ignored(script: Script) -> None:
+    """The answer arrives after the next election has begun, and then another request of that election is sent."""
+    asked = script.vote(1.0, 0, 1, 3)
+    script.vote(2.0, 0, 1, 4, granted=False)
+    refusal = _pack({"term": 101, "vote_granted": False})
+    script.trace.add(OutgoingEvent(2.1, "answer", 1, 0, asked, "request_vote", refusal))
+    script.trace.add(ReplyEvent(2.2, "reply", 0, 1, asked, "request_vote", refusal))
+    script.vote(2.3, 0, 2, 4, granted=False)
+    assert "was answered" not in election(script)
+
+
 def test_a_candidate_that_gives_up(script: Script) -> None:
     script.vote(0.5, 0, 1, 1, granted=False)
     assert election(script) == "S0 asked for votes in term 1, and then nobody asked again"
@@ -128,12 +139,13 @@ def test_elected_servers_that_do_not_go_on_leading(script: Script) -> None:
     script.vote(0.5, 0, 1, 1, granted=True)
     assert election(script) == "S0 got the votes of S0 and S1 in term 1, and sent no AppendEntries"
     script.append(0.6, 0, 1, 0)
-    assert election(script) == "S0 was elected in term 1, and did not go on leading"
+    assert election(script) == "no elected leader lasted: S0 in term 1"
     expected = "S0 was elected in term 1 and sends AppendEntries of that term, but does not say that it leads"
     assert election(script, now=0.7) == expected
     script.vote(1.5, 2, 1, 2, granted=True)
     script.append(1.6, 2, 1, 0, term=2)
-    assert election(script) == "leaders were elected, and none of them lasted: S0 in term 1, S2 in term 2"
+    assert election(script) == "no elected leader lasted: S0 in term 1, S2 in term 2"
+    assert election(script, now=1.7) == "no elected leader lasted: S0 in term 1, S2 in term 2"
 
 
 def test_pre_votes_that_are_refused(script: Script) -> None:

@@ -115,6 +115,22 @@ def test_a_granted_pre_vote_raises_the_term_of_the_candidate_only() -> None:
     assert caught.value.failure.rule == rules.PRE_VOTE_CHANGES_NOTHING
 
 
+def test_pre_votes_that_were_counted_as_votes_are_named() -> None:
+    ask = {"term": 1, "last_log_index": 0, "last_log_term": 0}
+    history = History("2F")
+    for voter in (1, 2):
+        history.referee.sent(0, voter, "pre_vote", ask)
+        history.referee.answered(voter, 0, "pre_vote", ask, {"term": 0, "vote_granted": True})
+    history.referee.sent(0, 1, "request_vote", ask)
+    with pytest.raises(LabFailure) as caught:
+        history.send(1, 0)
+    assert caught.value.failure.rule is rules.MAJORITY
+    assert caught.value.failure.text == (
+        "expected S0 to lead term 1 only with the votes of most of S0, S1, S2, but it has only those of S0. "
+        "It has pre-votes of S1, S2, but pre-votes are not votes"
+    )
+
+
 def test_a_negative_index_is_judged_like_any_other() -> None:
     """A server that names index -1 as the end of its log is wrong, but that must not end as an error of the judge."""
     history = begun()

@@ -215,6 +215,14 @@ def test_a_title_chooses_tests_too(solved: Path) -> None:
     assert done.stdout.startswith("  PASS   Half of four servers is no majority ")
 
 
+def test_several_names_choose_the_tests_of_each(solved: Path) -> None:
+    done = raftlab_in(solved, "test", "2A", "-k", "cluster_of_one", "-k", "initial")
+    assert "lab 2A: 2 of 2 tests passed, " in done.stdout
+    done = raftlab_in(solved, "test", "2A", "-k", "initial", "-k", "unknown")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "lab 2A has no test with 'unknown' in its name" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_skeleton_fails_quickly_with_a_hint(tmp_path: Path) -> None:
     shutil.copy(SKELETON, tmp_path / "raft.py")

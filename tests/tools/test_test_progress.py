@@ -237,3 +237,22 @@ def test_a_failure_with_the_causes_of_others_is_shown_before_another_delay(first
         board.finished(each)
     assert board.close() == 1
     assert "(test1, sim, seed 0; of 4 failing runs, this one says the most)" in shown(board, out)
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_failure_without_a_race_is_shown_before_a_race(always: bool) -> None:
+    """If a test with one server always breaks the same rule, the order of threads does not matter."""
+    out = io.StringIO()
+    others = [TestInfo("2A", f"test{number}", f"Test {number}", 4, ("sim",)) for number in range(3)]
+    board = ProgressBoard(out, "2A", runs(FIRST, SECOND, *others, seeds=2))
+    for info in (FIRST, SECOND, *others):
+        for seed in range(2):
+            fails = info is FIRST or (info is SECOND and (always or seed == 0))
+            each = record(info, seed, "failed" if fails else "passed")
+            each.servers, each.scripted = 3, 2
+            if each.failure is not None:
+                each.failure = Failure("assertion", f"expected S0 to obey {info.name}", rules.OLD_TERM)
+                each.failure.read = "handouts/locking.md#after-waiting-look-again" if info is FIRST else ""
+            board.finished(each)
+    assert board.close() == 1
+    assert f"({'second' if always else 'first'}, sim, seed 0; of " in shown(board, out)

@@ -49,6 +49,8 @@ _LAST, _FADES = 4.0, 0.85
 # The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later, or
 # _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
 _HEARTBEATS, _ALIKE, _ALIKE_FAULTS = 3.0, 0.5, 1.0
+# The last crash and the last restart get this much more weight if the sentence mentions one of them.
+_NAMED_FAULT = 2.0
 # A line about a range of applied entries lists at most this many operations.
 _OPERATIONS = 3
 # A request and its answer are shown together, except in lines that stand for this many messages or more.
@@ -70,7 +72,7 @@ _ABOUT = (
     (r"heartbeat|AppendEntries", ("append_entries",)),
     (r"(?i)snapshot|besides the", ("install_snapshot", "snapshot")),
     (r"restart|crash", ("boot", "crash")),
-    (r"restart|\bsave[sd]?\b", ("save",)),
+    (r"restart|\bsave[sd]?\b|\bterm to stay at\b|to begin with a snapshot|\bhad answered\b", ("save",)),
     (r"\bpaus", ("pause", "resume")),
     (r"\bstart\(", ("start",)),
     (r"change_membership|change of members", ("change_membership",)),
@@ -84,7 +86,7 @@ Message = dict[str, Any]
 
 def led_there(
     events: Sequence[Event], sentence: str = "", count: int = 12, servers: Collection[int] | None = None,
-    about: Collection[int] = (), kinds: Collection[str] = NOTABLE,
+    about: Collection[int] = (),
 ) -> list[str]:  # fmt: skip
     """The events that led to a failure, in one-line notation, oldest first. One line may stand for several events: for a
     message that was sent again and again, for the same message to several servers, for heartbeats and their answers, or for
@@ -96,16 +98,15 @@ def led_there(
         count: the maximum number of lines. Up to three lines that the student's code logged are shown in addition.
         servers: show only events that concern one of these; ``None``: all.
         about: the numbers of RPCs that the sentence is about.
-        kinds: the kinds of events to show.
     """
     subject = _Subject.of(sentence)
-    lines = _merged(_folded(events, frozenset(about), subject, servers, kinds))
+    lines = _merged(_folded(events, frozenset(about), subject, servers))
     clients = any(each.method == "client_request" for each in lines)
     for each in lines:
         each.weight = _weight(each, subject) - (clients and (each.method in _WITH_TERMS or each.method == "pre_vote"))
     own = [each for each in lines if isinstance(each.last, LogLineEvent)]
     others = [each for each in lines if not isinstance(each.last, LogLineEvent)]
-    _weigh_by_place(others)
+    _weigh_by_place(others, subject)
     _raise_partners(others)
     shown = _heaviest(others, count)
     first = min((each.place for each in shown), default=0)
@@ -404,9 +405,8 @@ class _Folding:
 
 
 def _folded(
-    events: Sequence[Event], about: frozenset[int], subject: _Subject, servers: Collection[int] | None,
-    kinds: Collection[str],
-) -> list[_Line]:  # fmt: skip
+    events: Sequence[Event], about: frozenset[int], subject: _Subject, servers: Collection[int] | None
+) -> list[_Line]:
     start = max(0, len(events) - _SEARCHED)
     looked_at = [
         *((place, event) for place, event in enumerate(events[:start])
@@ -417,7 +417,7 @@ def _folded(
     folding = _Folding(looked_at, about, subject)
     for place, event in looked_at:
         grown_from = folding.follow(event)
-        if _is_wanted(event, kinds, subject) and (chosen is None or concerns(event, chosen)):
+        if _is_wanted(event, subject) and (chosen is None or concerns(event, chosen)):
             folding.add(place, event, grown_from)
     return folding.lines()
 
@@ -426,7 +426,7 @@ def _number(value: Any) -> int:
     return value if isinstance(value, int) else -1
 
 
-def _is_wanted(event: Event, kinds: Collection[str], subject: _Subject) -> bool:
+def _is_wanted(event: Event, subject: _Subject) -> bool:
     match event:
         case CallEvent(kind="call", method="snapshot"):
             return "snapshot" in subject.kinds
@@ -434,8 +434,8 @@ def _is_wanted(event: Event, kinds: Collection[str], subject: _Subject) -> bool:
             return event.method in _RARE_CALLS or (event.method == "start" and "start" in subject.kinds)
         case SaveEvent():
             saved = event.server in subject.participants and "save" in subject.kinds
-            return event.kind in kinds or saved or (event.snapshot_bytes > 0 and "snapshot" in subject.kinds)
-    return event.kind in kinds or event.kind in ("line", "snapshot")
+            return saved or (event.snapshot_bytes > 0 and "snapshot" in subject.kinds)
+    return event.kind in NOTABLE or event.kind in ("line", "snapshot")
 
 
 def _is_idle(event: OutgoingEvent | ReplyEvent, rpc: _Rpc) -> bool:
@@ -679,12 +679,17 @@ def _heaviest(lines: list[_Line], count: int) -> list[_Line]:
     return sorted(lines, key=lambda each: (each.weight, each.place))[-count:]
 
 
-def _weigh_by_place(lines: list[_Line]) -> None:
+def _weigh_by_place(lines: list[_Line], subject: _Subject) -> None:
     """Make lines heavier the nearer they are to the end, and lighter if similar lines come later. The last heartbeats get
-    more weight, because they show whether there is a leader."""
+    more weight, because they show whether there is a leader. The last crash and restart do, too, if the sentence mentions
+    one."""
     bonus, alike = _LAST, dict[object, int]()
     heartbeats = False
+    faults = {"crash", "boot"} & subject.kinds
     for each in reversed(lines):
+        if each.last.kind in faults:
+            faults.remove(each.last.kind)
+            each.weight += _NAMED_FAULT
         if each.heartbeat and not heartbeats:
             heartbeats = True
             each.weight += _HEARTBEATS

@@ -7,6 +7,7 @@ and calls, never the student's objects, and say nothing that the trace does not 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from raftlab.participants import name_of
 _GIVEN_UP_S = 2.5
 # The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
+# The simulator may suspend a thread for this many seconds, between making a message and sending it.
+_PREEMPTED_S = 0.1
 # The minimum number of refusals in a row that is worth mentioning. Every repair of a log begins with a few refusals.
 _MANY_REFUSALS = 3
 
@@ -57,6 +60,7 @@ class Call:
         args: the fields of the request.
         answer: the fields of the reply that the handler has returned; ``None`` if it has not returned.
         reply: the fields of the reply that the caller has received; ``None`` if it has received none.
+        replied_at: when the caller received it, in seconds.
     """
 
     id: int
@@ -66,6 +70,7 @@ class Call:
     args: Message
     answer: Message | None = None
     reply: Message | None = None
+    replied_at: float = math.inf
 
     @property
     def term(self) -> int:
@@ -87,6 +92,7 @@ def calls(events: Iterable[Event], method: str, since: float = 0.0) -> list[Call
                 found[event.id].answer = _fields(event.message)
             case ReplyEvent() if event.id in found:
                 found[event.id].reply = _fields(event.message)
+                found[event.id].replied_at = event.time
     return list(found.values())
 
 
@@ -241,29 +247,30 @@ def _elected(
         voters = {last.server, *last.granted}
         what = "every vote" if len(voters) >= members > 1 else f"the votes of {names(voters)}"
         return Observation(f"{name_of(last.server)} got {what} in term {last.term}, and sent no AppendEntries", about)
-    if now - led[last.server, last.term] < _HEARTBEAT_S:
+    # If several servers were elected one after the other, none of them lasted, whatever the last one still sends.
+    if len(won) == 1 and now - led[last.server, last.term] < _HEARTBEAT_S:
         text = f"{name_of(last.server)} was elected in term {last.term} and sends AppendEntries of that term"
         return Observation(f"{text}, but does not say that it leads", about)
-    if len(won) == 1:
-        text = f"{name_of(last.server)} was elected in term {last.term}, and did not go on leading"
-    else:
-        terms = ", ".join(f"{name_of(each.server)} in term {each.term}" for each in won[-3:])
-        text = f"leaders were elected, and none of them lasted: {terms}"
+    terms = ", ".join(f"{name_of(each.server)} in term {each.term}" for each in won[-3:])
+    text = f"no elected leader lasted: {terms}"
     return Observation(text, about)
 
 
 def _behind_its_term(asked: list[Call]) -> Observation | None:
     """A candidate that learned of a newer term from a reply and kept asking for votes in older terms, if any."""
     for call in reversed(asked):
-        told = [
-            earlier
-            for earlier in asked
-            if earlier.src == call.src and earlier.time < call.time and _number(earlier.reply, "term") > call.term
-        ]
+        mine = [each for each in asked if each.src == call.src and each.time < call.time]
+        before = [each for each in mine if each.term == call.term]
+        # Just after an answer, another thread may still send a request that it made before. But a candidate that asks one
+        # server after the other makes each request after the last answer.
+        in_turn = len(before) > 1 and all(each.replied_at < call.time for each in before)
+        since = call.time - (0 if in_turn else _PREEMPTED_S)
+        told = [each for each in mine if each.replied_at < since and _number(each.reply, "term") > call.term]
         if told:
             newest = max(told, key=lambda each: _number(each.reply, "term"))
-            later = [each.term for each in asked if each.src == call.src and each.time > told[0].time]
             term = _number(newest.reply, "term")
+            first = min(each.replied_at for each in told)
+            later = [each.term for each in asked if each.src == call.src and each.time > first and each.term < term]
             text = f"{name_of(call.src)} was answered with term {term}, and still asked for votes in {_terms(later)}"
             return Observation(text, frozenset({newest.id, call.id}))
     return None
@@ -343,11 +350,12 @@ def transfer(events: Sequence[Event], now: float, since: float, leader: int, tar
 
 
 def marked(events: Sequence[Event], server: int, term: int, flag: str) -> Observation:
-    """Whether ``server`` set ``flag`` in its vote requests of ``term``. If it did, which servers refused the requests."""
+    """Whether ``server`` set ``flag`` in its vote requests of ``term``. If it did, which servers refused the requests.
+    Nothing if it made no such request."""
     asked = [call for call in calls(events, "request_vote") if call.src == server and call.term == term]
     about = frozenset(call.id for call in asked)
     if not asked:
-        return Observation(f"it asked for no votes in term {term}")
+        return Observation()
     if not any(call.args.get(flag) is True for call in asked):
         return Observation(f"its requests of term {term} lacked {flag}", about)
     refused = {call.dst for call in asked if call.answer is not None and not call.answer.get("vote_granted")}
@@ -457,8 +465,8 @@ def _chunks(name: str, leader: str, chunks: list[Call]) -> Observation:
     if len(same) >= _MANY_REFUSALS:
         text = f"{leader} sent {name} the chunk at offset {offset} of the snapshot up to {index} {_times(len(same))}"
         return Observation(text, about)
-    what = "the last chunk" if last.args.get("done") is True else f"the chunk at offset {offset}"
-    return Observation(f"the last that {name} got was {what} of the snapshot up to {index} from {leader}", about)
+    text = f"the last that {name} got was the chunk at offset {offset} of the snapshot up to {index} from {leader}"
+    return Observation(f"{text}, the last one of it" if last.args.get("done") is True else text, about)
 
 
 def _times(number: int) -> str:

@@ -17,12 +17,13 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from raftlab.explain import rules
-from raftlab.explain.failure import short
+from raftlab.explain.failure import Rule, short
 from raftlab.harness.clerks import ClientOperation
 from raftlab.harness.history_check import TOKEN, tokens_in
+from raftlab.harness.observations import Observation
 from raftlab.harness.trace import ArriveEvent, ReplyEvent
 from raftlab.messages import paper
 from raftlab.participants import is_clerk, name_of
@@ -48,8 +49,10 @@ def _name(request: Message) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply that has reached a clerk: the time in seconds, the clerk, the server, and the fields of both messages."""
+    """A reply that has reached a clerk: the RPC's number, the time in seconds, the clerk, the server, and the fields of both
+    messages."""
 
+    id: int
     time: float
     clerk: int
     server: int
@@ -78,7 +81,7 @@ def answers(c: Cluster) -> list[Answer]:
         reply = paper.decode_reply(event.method, event.message)
         if reply["status"] == "ok":
             rpc = c.event_loop.rpcs_by_id[event.id]
-            found.append(Answer(event.time, event.server, event.source, rpc.args, reply))
+            found.append(Answer(event.id, event.time, event.server, event.source, rpc.args, reply))
     return found
 
 
@@ -210,6 +213,9 @@ class _Values:
             elif self._arrivals[_name(answer.request)] == 1:
                 self._check_log_read(answer)
 
+    def _fail(self, text: str, rule: Rule, answer: Answer) -> NoReturn:
+        self._c.fail(text, rule, [answer.server], observed=Observation(about=frozenset({answer.id})))
+
     def _check_log_read(self, answer: Answer) -> None:
         """Check a read through the log: it must not show a write that comes after the read's own entry.
 
@@ -225,13 +231,13 @@ class _Values:
             wanted = self._at(writes, answer.index)
             if value not in (wanted, self._at(writes, answer.index - 1)):
                 text = f"{what}, {short(wanted)}, but it returned {short(value)}. {named}"
-                self._c.fail(text, rules.SESSION_READS, [answer.server])
+                self._fail(text, rules.SESSION_READS, answer)
         elif key in self._tokens_only:
             tokens = set(tokens_in(value if isinstance(value, str) else ""))
             for index, request in writes:
                 if request["value"] in tokens and index > answer.index:
                     text = f"{what}, but it includes {request['value']!r}, the entry at index {index}. {named}"
-                    self._c.fail(text, rules.SESSION_READS, [answer.server])
+                    self._fail(text, rules.SESSION_READS, answer)
 
     def _check(self, answer: Answer) -> None:
         key, value = answer.request["key"], answer.reply["value"]
@@ -242,8 +248,10 @@ class _Values:
         if key not in self._uncertain:
             wanted = self._at(writes, answer.index)
             if value != wanted:
+                if wanted is None and not value:
+                    named = f"Nobody had written {key!r} by then"  # so the value is not that of another index
                 text = f"{what}, {short(wanted)}, but it returned {short(value)}. {named}"
-                self._c.fail(text, rule, [answer.server])
+                self._fail(text, rule, answer)
             return
         if key not in self._tokens_only:
             return
@@ -252,10 +260,10 @@ class _Values:
             shown = request["value"] in tokens
             if shown and index > answer.index:
                 text = f"{what}, but it includes {request['value']!r}, the entry at index {index}. {named}"
-                self._c.fail(text, rule, [answer.server])
+                self._fail(text, rule, answer)
             if not shown and index <= answer.index:
                 text = f"{what}, but it lacks {request['value']!r}, the entry at index {index}. {named}"
-                self._c.fail(text, rule, [answer.server])
+                self._fail(text, rule, answer)
 
     @staticmethod
     def _at(writes: list[tuple[int, Message]], upto: int) -> Any:

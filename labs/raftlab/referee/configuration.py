@@ -64,6 +64,12 @@ def names(servers: Collection[int]) -> str:
     return ", ".join(f"S{who}" for who in sorted(servers))
 
 
+def pre_votes_note(pre_votes: Collection[int], votes: Collection[int]) -> str:
+    """What to add to a sentence about missing votes if the candidate has pre-votes of servers that did not vote for it."""
+    only = set(pre_votes) - set(votes)
+    return f". It has pre-votes of {names(only)}, but pre-votes are not votes" if only else ""
+
+
 def content(entry: Message) -> Any:
     """The content of an entry: its configuration if it is one, otherwise its command."""
     if entry.get("kind") != "configuration":

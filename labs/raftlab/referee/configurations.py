@@ -17,7 +17,7 @@ from raftlab.explain import rules
 from raftlab.referee.append_only import UNKNOWN, AppendOnly
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
-from raftlab.referee.configuration import Configuration, names
+from raftlab.referee.configuration import Configuration, names, pre_votes_note
 
 
 class Configurations(Invariant):
@@ -30,6 +30,7 @@ class Configurations(Invariant):
         # By term and candidate: the servers that voted for the candidate, and the configurations that may be the latest
         # in its log.
         self._votes: dict[tuple[int, int], set[int]] = {}
+        self._pre_votes: dict[tuple[int, int], set[int]] = {}  # by term and candidate; they do not count as votes
         self._may_count: dict[tuple[int, int], list[Configuration]] = {}
         self._checked_terms: set[int] = set()  # terms whose leader's votes have been checked
 
@@ -56,6 +57,8 @@ class Configurations(Invariant):
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "request_vote" and reply["vote_granted"]:
             self._votes.setdefault((args["term"], caller), {caller}).add(server)
+        elif method == "pre_vote" and reply["vote_granted"]:
+            self._pre_votes.setdefault((args["term"], caller), {caller}).add(server)
 
     # --- elections ---
 
@@ -86,7 +89,12 @@ class Configurations(Invariant):
             committed = possible[0]
             rule = rules.BOTH_MAJORITIES if committed.old else rules.MEMBERS_COUNT
             text = f"expected S{leader} to lead term {term} only with the votes of most of {committed.groups_text}"
-            raise broken(rule, f"{text}, but it has only those of {names(votes)}", frozenset((leader,)))
+            text = f"{text}, but it has only those of {names(votes)}"
+            pre_votes = self._pre_votes.get((term, leader), set())
+            if any(configuration.has_majority(votes | pre_votes) for configuration in possible):
+                # Counting pre-votes as votes explains it, and then the configuration does not matter.
+                rule, text = rules.MAJORITY, f"{text}{pre_votes_note(pre_votes, votes)}"
+            raise broken(rule, text, frozenset((leader,)))
 
     # --- changes ---
 

@@ -23,7 +23,7 @@ from collections.abc import Collection
 from raftlab.explain import rules
 from raftlab.referee.base import Invariant, Message, broken
 from raftlab.referee.commit import Commit
-from raftlab.referee.configuration import Configuration, names
+from raftlab.referee.configuration import Configuration, names, pre_votes_note
 
 
 class Leadership(Invariant):
@@ -61,8 +61,7 @@ class Leadership(Invariant):
         votes = self._votes.get((term, server), {server})
         if not any(configuration.has_majority(votes) for configuration in self._configurations()):
             text = f"expected S{server} to lead term {term} only with the votes of most of {self._initial.groups_text}"
-            pre_votes = names(self._pre_votes.get((term, server), set()) - votes)
-            why = f". It has pre-votes of {pre_votes}, but pre-votes are not votes" if pre_votes else ""
+            why = pre_votes_note(self._pre_votes.get((term, server), ()), votes)
             if (term, server) in self._asked:
                 text = f"{text}, but it has only those of {names(votes)}{why}"
             else:

@@ -21,12 +21,12 @@ from typing import Unpack
 import msgspec
 
 from raftlab import labs, schedules
-from raftlab.explain import rules, symptoms
+from raftlab.explain import symptoms
 from raftlab.explain.failure import Failure, LabFailure, shortened
 from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.harness.led_there import led_there
 from raftlab.harness.network import MIN_DELAY
-from raftlab.harness.trace import NOTABLE, Event, TraceFilter, line
+from raftlab.harness.trace import Event, TraceFilter, line
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
@@ -49,8 +49,6 @@ BUSY_SHARE = 0.75
 _MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 # The number of events that are shown with a failure.
 _EVENTS_SHOWN = 12
-# The rules whose failures are about what a server has saved, and when.
-_ABOUT_SAVES = (rules.SURVIVES, rules.SAVE_FIRST, rules.FAILED_SAVE, rules.WHOLE_SNAPSHOT, rules.SNAPSHOT_FIRST)
 # The maximum lengths of texts in a record, in characters: of one event, of the failure's sentence, and of a traceback.
 _EVENT_CHARACTERS = 500
 _TEXT_CHARACTERS = 1200
@@ -396,9 +394,8 @@ class Run:
         """The failure that ended the run, with the events that led to it."""
         failure = error.failure
         if not failure.events and self._cluster is not None:
-            kinds = NOTABLE | {"save"} if failure.rule in _ABOUT_SAVES else NOTABLE
             events = self._cluster.event_loop.trace.events
-            failure.events = led_there(events, failure.text, _EVENTS_SHOWN, error.servers, error.about, kinds)
+            failure.events = led_there(events, failure.text, _EVENTS_SHOWN, error.servers, error.about)
         row = symptoms.find(self.info.lab, self.info.name, failure.text)
         if row is not None:
             failure.causes, failure.read = list(row.causes), row.read

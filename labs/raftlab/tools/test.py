@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-k",
-        dest="name",
-        default="",
+        dest="names",
+        action="append",
+        default=[],
         metavar="NAME",
-        help="run only tests with NAME in their name, or in their title if no name has it",
+        help="run only tests with NAME in their name, or in their title if no name has it; may be given several times",
     )
     add_jobs(parser)
     parser.add_argument(
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen_seeds = seeds(arguments.seeds or "1")
     if arguments.pdb and len(chosen_seeds) > 1:
         raise CommandError(f"--pdb runs one seed: use --seeds {chosen_seeds.start}:{chosen_seeds.start + 1}")
-    tests = plan(lab.name, arguments.network or ("both" if arguments.failed else "sim"), arguments.name)
+    tests = plan(lab.name, arguments.network or ("both" if arguments.failed else "sim"), arguments.names)
     target = submission(arguments, lab.name, arguments.pdb)
     if arguments.check_determinism:
         return determinism.check(target, [info for info, _ in tests], chosen_seeds, arguments.schedule)
@@ -148,24 +149,23 @@ def planned(tests: Plan, seeds: range, schedule: str | None) -> list[PlannedRun]
     ]
 
 
-def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
+def plan(lab: str, network: str | None = None, names: Collection[str] = ()) -> Plan:
     """The tests of a lab that the user asked for.
 
     Args:
         lab: The lab's name.
         network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. A test that does not run there is left out.
-        name: Selects the tests that have this in their name or, if none has, in their title.
+        names: Each of them selects the tests that have it in their name or, if none has, in their title. If there are no
+            names, all tests are selected.
 
     Raises:
-        CommandError: No test is left.
+        CommandError: No test is left, or a name selects none.
         raftlab.labs.UnknownLab: There is no such lab.
     """
     wanted = NETWORKS if network == "both" else (network or "sim",)
-    part = name.removeprefix("test_").lower()
     tests = catalogue.tests(lab)
-    named = [info for info in tests if part in info.name] or [info for info in tests if part in info.title.lower()]
-    if not named:
-        raise CommandError(f"lab {lab} has no test with {name!r} in its name; `raftlab labs` lists them")
+    chosen = {info.name for name in names or [""] for info in _named(tests, lab, name)}
+    named = [info for info in tests if info.name in chosen]
     with_networks = [(info, tuple(network for network in wanted if network in info.networks)) for info in named]
     found = tuple((info, networks) for info, networks in with_networks if networks)
     if not found:
@@ -173,6 +173,14 @@ def plan(lab: str, network: str | None = None, name: str = "") -> Plan:
         runs = "runs" if len(named) == 1 else "run"
         raise CommandError(f"{names} {runs} only on {' and '.join(named[0].networks)}, not on {wanted[0]}")
     return found
+
+
+def _named(tests: Sequence[TestInfo], lab: str, name: str) -> list[TestInfo]:
+    part = name.removeprefix("test_").lower()
+    named = [info for info in tests if part in info.name] or [info for info in tests if part in info.title.lower()]
+    if not named:
+        raise CommandError(f"lab {lab} has no test with {name!r} in its name; `raftlab labs` lists them")
+    return named
 
 
 def run_suite(request: TestRequest, board: ProgressBoard) -> int:

@@ -232,7 +232,10 @@ class ProgressBoard:
             return bad  # the failure of the lab's first test says what to do next
         # If most tests fail, the mistake is a basic one. The first tests are about basic things.
         basic = 2 * sum(bool(group.bad) for group in self._groups.values()) > len(self._groups)
-        return sorted(bad, key=partial(_tells_little, basic, _shared_causes(bad)))
+        bad.sort(key=partial(_tells_little, basic, _shared_causes(bad)))
+        always = frozenset(group.info.name for group in self._groups.values() if len(group.bad) == group.planned)
+        simpler = _without_race(bad, always) if bad else None
+        return bad if simpler is None else [simpler, *(record for record in bad if record is not simpler)]
 
     def _in_full(self, record: Record, bad: int) -> str:
         what = "could not be judged" if record.outcome == "error" else "failed"
@@ -284,6 +287,29 @@ def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
             tests.setdefault(cause, set()).add(record.test)
     most = max(map(len, tests.values()), default=0)
     return frozenset(cause for cause, named_by in tests.items() if len(named_by) == most >= 3)
+
+
+def _without_race(bad: Sequence[Record], always: frozenset[str]) -> Record | None:
+    """A better failure to show if the first of ``bad`` is about a race between threads: one of the same rule, in a test with
+    a single server that always fails (``always``), whose likely causes are no races. A mistake that does not depend on the
+    order of threads is the simpler explanation of both."""
+    first = bad[0]
+    if first.failure is None or first.failure.rule is None or not _is_race(first):
+        return None
+    for record in bad:
+        if (
+            record.failure is not None
+            and (record.failure.kind, record.failure.rule) == (first.failure.kind, first.failure.rule)
+            and record.test in always
+            and record.servers - record.scripted <= 1
+            and not _is_race(record)
+        ):
+            return record
+    return None
+
+
+def _is_race(record: Record) -> bool:
+    return record.failure is not None and record.failure.read.startswith("handouts/locking.md")
 
 
 def _tells_little(basic: bool, shared: frozenset[str], record: Record) -> tuple[int, int, bool, bool]:

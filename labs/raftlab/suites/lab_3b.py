@@ -890,16 +890,11 @@ class Candidate:
         self.client = Client(c)
         self._term = 1000
         answer = c.scripted_server(2).answer
-        answer["request_vote"] = answer["pre_vote"] = self._vote
+        answer["request_vote"] = answer["pre_vote"] = _vote_for_s0
         answer["append_entries"] = lambda rpc: None
         self.let_s0_lead()
         self.session = Session(self.client, self.client.succeed(self.client.registration(), servers=[0]))
         self.client.succeed(self.session.request("put", "x", "1;"), servers=[0])
-
-    @staticmethod
-    def _vote(rpc: Rpc) -> Message:
-        """S2's answer to votes and pre-votes: it votes for S0 only."""
-        return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
 
     def lease_at_s0(self) -> None:
         """Wait until S0 answers by lease."""
@@ -1102,7 +1097,10 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
 
 
 def _vote_for_s0(rpc: Rpc) -> Message:
-    return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
+    """An answer to requests for votes and pre-votes: a yes for S0, a no for anybody else. A server that gives a pre-vote is
+    not yet in the term that it was asked about, and some Rafts would adopt the higher term from a yes."""
+    term = rpc.args["term"] - 1 if rpc.method == "pre_vote" else rpc.args["term"]
+    return {"term": term, "vote_granted": rpc.src == 0}
 
 
 def _without_configurations(follower: ScriptedFollower) -> Callable[[Rpc], Message | None]:

@@ -59,6 +59,25 @@ VARIANTS = {
         ],
         ("lease_and_slow_answers", "lease_and_a_refusal", "lease_needs_the_new_members", "lease_needs_the_old_members"),
     ),
+    "a new leader repeats the latest configuration instead of a no-op, as in Apache Ratis": (
+        [
+            (
+                "            if NOOP_ON_ELECTION:\n",
+                "            self._append_configuration(self.members, self.old_members)\n            if NOOP_ON_ELECTION:\n",
+            )
+        ],
+        (
+            "leader_cuts_its_log_at_once",
+            "part2_leader_crashes",
+            "part2_restart_between_two",
+            "part2_two_leaders",
+            "changing_members",
+            "during_a_joint_change",
+            "during_a_change",
+            "lease_needs_the_new_members",
+            "lease_needs_the_old_members",
+        ),
+    ),
 }
 
 

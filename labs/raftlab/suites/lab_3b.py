@@ -1073,7 +1073,7 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
         c.scripted_server(number).answer["request_vote"] = _vote_for_s0
         c.scripted_server(number).answer["pre_vote"] = _vote_for_s0
     for number in others:
-        c.scripted_server(number).answer["append_entries"] = _without_configurations(followers[number])
+        c.scripted_server(number).answer["append_entries"] = _without_changes(followers[number], [0, 1, 2])
     for number in others:
         # S0 immediately resends whatever was refused. Slower answers mean fewer messages.
         c.network.set_link(number, 0, latency=(0.02, 0.03))
@@ -1103,11 +1103,13 @@ def _vote_for_s0(rpc: Rpc) -> Message:
     return {"term": term, "vote_granted": rpc.src == 0}
 
 
-def _without_configurations(follower: ScriptedFollower) -> Callable[[Rpc], Message | None]:
-    """Answers to AppendEntries that refuse every message with a configuration. They confirm the leader all the same."""
+def _without_changes(follower: ScriptedFollower, members: list[int]) -> Callable[[Rpc], Message | None]:
+    """Answers to AppendEntries that refuse every message with a configuration other than ``members``. They confirm the
+    leader all the same."""
 
     def answer(rpc: Rpc) -> Message | None:
-        if any(entry.get("kind") == "configuration" for entry in rpc.args["entries"]):
+        entries = rpc.args["entries"]
+        if any(entry.get("kind") == "configuration" and sorted(entry["members"]) != members for entry in entries):
             return {"term": rpc.args["term"], "success": False}
         return follower.append(rpc)
 

@@ -70,6 +70,16 @@ def test_a_second_change_before_the_first_is_committed() -> None:
     assert caught.value.failure.rule == rules.ONE_CHANGE
 
 
+def test_a_new_leader_may_repeat_the_latest_configuration() -> None:
+    """Apache Ratis does this instead of a no-op. In the middle of a term, it would be a second change."""
+    for change in (conf(1, C4), conf(1, [3, 4, 5], C3)):
+        history = begun().send(3, 1, change)
+        history.send(4, 0, command(1, "1"), change, {**change, "term": 2}, term=2)
+        with pytest.raises(LabFailure) as caught:
+            begun().send(3, 1, change, change)
+        assert caught.value.failure.rule == rules.ONE_CHANGE
+
+
 def test_a_change_before_an_entry_of_the_leaders_own_term() -> None:
     with pytest.raises(LabFailure) as caught:
         History().send(1, 0, conf(1, C4))

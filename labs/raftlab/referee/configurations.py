@@ -6,9 +6,10 @@ The referee checks entries of kind "configuration" and the replies to RequestVot
 an entry from the messages of the leader that sends the entry, or when that configuration is applied. If it learns neither
 way, it does not judge the change. Whether an entry may be committed is decided as in commit.py.
 
-It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a C_old,new
-that another C_old entry undoes; a C_new that is appended at the moment when C_old,new becomes committed; voters and
-candidates that use a configuration that no other server knows yet; a leader that is the only member.
+It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new leader
+whose first entry repeats the latest configuration in its log, C_old,new too, instead of a no-op (Apache Ratis does this);
+a C_old,new that another C_old entry undoes; a C_new that is appended at the moment when C_old,new becomes committed;
+voters and candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Configurations(Invariant):
             text = f"expected a configuration to name existing servers, and at least one, but {here}"
             raise broken(rules.CHANGE_ANSWERS, text, frozenset((src,)))
         at, before = self._before(term, index)
-        if before is None:
+        if before is None or (new == before and self._begins_term(term, index, of_term)):
             return
         if at and not self._committed(at, before, index):
             text = f"expected {before!r} at index {at} to be committed before the next one is sent, but {here}"
@@ -127,6 +128,11 @@ class Configurations(Invariant):
         if new.members != before.members and not self._has_committed(of_term, before, index):
             text = f"expected the leader of term {of_term} to commit an entry of that term before a change, but {here}"
             raise broken(rules.OWN_TERM_FIRST, text, frozenset((src,)))
+
+    def _begins_term(self, term: int, index: int, of_term: int) -> bool:
+        """Whether the entry at ``index`` in the log of the leader of ``term`` may be the first one of its own term."""
+        earlier = self._append_only.logs[term].get(index - 1)
+        return earlier is None or earlier[0] < of_term
 
     def _before(self, term: int, index: int) -> tuple[int, Configuration | None]:
         """The last configuration before ``index`` in the log of the leader of ``term``, as (its index, configuration). The

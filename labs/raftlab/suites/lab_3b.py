@@ -891,16 +891,11 @@ class Candidate:
         self.client = Client(c)
         self._term = 1000
         answer = c.scripted_server(2).answer
-        answer["request_vote"] = answer["pre_vote"] = self._vote
+        answer["request_vote"] = answer["pre_vote"] = _vote_for_s0
         answer["append_entries"] = lambda rpc: None
         self.let_s0_lead()
         self.session = Session(self.client, self.client.succeed(self.client.registration(), servers=[0]))
         self.client.succeed(self.session.request("put", "x", "1;"), servers=[0])
-
-    @staticmethod
-    def _vote(rpc: Rpc) -> Message:
-        """S2's answer to votes and pre-votes: it votes for S0 only."""
-        return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
 
     def lease_at_s0(self) -> None:
         """Wait until S0 answers by lease."""
@@ -1079,7 +1074,7 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
         c.scripted_server(number).answer["request_vote"] = _vote_for_s0
         c.scripted_server(number).answer["pre_vote"] = _vote_for_s0
     for number in others:
-        c.scripted_server(number).answer["append_entries"] = _without_configurations(followers[number])
+        c.scripted_server(number).answer["append_entries"] = _without_changes(followers[number], [0, 1, 2])
     for number in others:
         # S0 immediately resends whatever was refused. Slower answers mean fewer messages.
         c.network.set_link(number, 0, latency=(0.02, 0.03))
@@ -1103,14 +1098,19 @@ def _lease_during_a_change(cluster: StartCluster, voter: int, candidate: int, ot
 
 
 def _vote_for_s0(rpc: Rpc) -> Message:
-    return {"term": rpc.args["term"], "vote_granted": rpc.src == 0}
+    """An answer to requests for votes and pre-votes: a yes for S0, a no for anybody else. A server that gives a pre-vote is
+    not yet in the term that it was asked about, and some Rafts would adopt the higher term from a yes."""
+    term = rpc.args["term"] - 1 if rpc.method == "pre_vote" else rpc.args["term"]
+    return {"term": term, "vote_granted": rpc.src == 0}
 
 
-def _without_configurations(follower: ScriptedFollower) -> Callable[[Rpc], Message | None]:
-    """Answers to AppendEntries that refuse every message with a configuration. They confirm the leader all the same."""
+def _without_changes(follower: ScriptedFollower, members: list[int]) -> Callable[[Rpc], Message | None]:
+    """Answers to AppendEntries that refuse every message with a configuration other than ``members``. They confirm the
+    leader all the same."""
 
     def answer(rpc: Rpc) -> Message | None:
-        if any(entry.get("kind") == "configuration" for entry in rpc.args["entries"]):
+        entries = rpc.args["entries"]
+        if any(entry.get("kind") == "configuration" and sorted(entry["members"]) != members for entry in entries):
             return {"term": rpc.args["term"], "success": False}
         return follower.append(rpc)
 

@@ -67,8 +67,9 @@ class History:
             self.referee.applied(server, ApplyMsg(index, 1, command))
         return self
 
-    def chunk(self, src: int, index: int, offset: int, data: bytes, done: bool) -> History:
-        args = {"term": 1, "last_included_index": index, "offset": offset, "data": data, "done": done}
+    def chunk(self, src: int, index: int, offset: int, data: bytes, done: bool, of_term: int = 1) -> History:
+        last = {"last_included_index": index, "last_included_term": of_term}
+        args = {"term": 1, **last, "offset": offset, "data": data, "done": done}
         self.referee.sent(src, 1, "install_snapshot", args)
         return self
 
@@ -207,6 +208,20 @@ def test_a_chunk_that_is_not_of_the_snapshot_is_reported(offset: int, data: byte
         f"{text} of the snapshot up to index 10",
         rules.WHOLE_SNAPSHOT,
     )
+
+
+def test_a_snapshot_names_the_term_of_its_last_entry() -> None:
+    def history() -> History:
+        history = two_committed()
+        history.referee.applies.snapshots.update(dict.fromkeys((1, 2, 3), b"x"))
+        return history
+
+    text = "expected S0 to name term 1, the term of index 2, with the snapshot up to there, but it sends"
+    text = f"{text} last_included_term=3"
+    assert verdict(lambda: history().chunk(0, 2, 0, b"x", True, of_term=3)) == (text, rules.WHOLE_SNAPSHOT)
+    history().chunk(0, 1, 0, b"x", True).chunk(0, 2, 0, b"x", True)
+    # No message has shown the entry at index 3.
+    history().chunk(0, 3, 0, b"x", True, of_term=3)
 
 
 def test_only_terms_of_replies_must_survive_a_restart() -> None:

@@ -214,7 +214,7 @@ FAILED_SAVE = Rule(
 
 WHOLE_SNAPSHOT = Rule(
     "whole snapshots",
-    "the snapshot that a service gets is exactly one that a service has taken: every byte, in order, under the same index",
+    "the snapshot that a service gets is one that a service has taken: every byte, in order, under the same index and term",
     "§7, Figure 13",
     f"{_DETAILS_2D}#chunks",
 )

@@ -178,6 +178,11 @@ class Completeness(Invariant):
             for later in self._append_only.leaders:
                 self._check_end(later)
 
+    def committed_term(self, index: int) -> int | None:
+        """The term of the committed entry at ``index``; ``None`` if the messages so far do not show it."""
+        term, _ = self._committed_terms.get(index, (None, None))
+        return term
+
     def _check_end(self, term: int) -> None:
         """Fail if the leader of ``term`` was elected with a log that ends before an entry committed in an earlier term."""
         leader = self._append_only.leaders[term]

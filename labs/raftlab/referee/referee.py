@@ -66,14 +66,15 @@ class Referee(Invariant):
             append_only = AppendOnly(durable)
             commit = Commit(range(servers) if members is None else members, append_only, commit_bound)
             memory = Memory(clock)
+            completeness = Completeness(append_only, commit, memory)
             if durable:
                 rules.append(memory)
             rules += [
                 append_only,
                 LogMatching(append_only),
                 commit,
-                Completeness(append_only, commit, memory),
-                Snapshots(self.applies),
+                completeness,
+                Snapshots(self.applies, completeness),
             ]
             if has("membership"):
                 rules.append(Configurations(servers, append_only, commit))

@@ -205,6 +205,20 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     c.restart(away)
     c.connect(away)
     _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
+    # Once more, but this time the others take no newer snapshot that would make up for a wrong end of the transfer.
+    leader = c.settled_leader()
+    away = (leader + 1) % 3
+    c.disconnect(away)
+    c.propose_together(leader, _commands(c, 30))
+    c.agree("by two once more", 2)
+    c.take_snapshots(every=0)
+    answer = c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.later_chunk, most=1)
+    c.connect(away)
+    c.wait_for(CATCH_UP_LIMIT, lambda: bool(answer.messages))
+    c.restart(away)
+    answer.drop()
+    last = c.agree("by two at last", 2)
+    _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
 
 
 @points(6)
@@ -568,6 +582,14 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
         leader.commit_through(at - 10, at, "by entries")
         c.sleep(0.05)  # so that the service takes its snapshot
         _expect_saved(c, 0)
+        # What follows the snapshot in S0's log comes from the leader of that term, and conflicts with the next leader's log.
+        leader.append(at, at + 5, term=term_of(at))
+        leader.term += 1
+        text = (
+            f"expected S0 to refuse entries after index {at + 3} of term {term_of(at + 3)}, but it took them. It has an"
+        )
+        text = f"{text} entry of term {term_of(at)} there, as at index {at}, where its snapshot ends"
+        c.expect(not leader.append(at + 3, at + 5), text, rules.CONSISTENCY, [0])
         leader.append(at, at + 5)
         leader.expect_kept(at + 5, "after the snapshot")
         for prev, last in ((at - 7, at - 7), (at - 7, at - 2), (0, 5), (at - 1, at), (at - 7, at + 2), (at, at + 1)):

@@ -18,12 +18,12 @@ class Item:
     """A test as a question.
 
     Attributes:
-        judged: the number of submissions in which it was judged.
+        judged: the number of submissions in which the test was judged.
         share: the mean share of the test's points that these submissions earned (the item difficulty: 1 is easiest);
             ``None`` if there are no such submissions.
         discrimination: the correlation, from -1 to 1, between the points in this test and the points in all other tests;
             ``None`` if there are fewer than :data:`MIN_SUBMISSIONS`, or all of them earned the same.
-        note: what is remarkable about it, in words; may be empty.
+        note: what is remarkable about the test, in words; may be empty.
     """
 
     test: TestResult

@@ -45,7 +45,7 @@ def parse_deadline(text: str, zone: tzinfo | None = None) -> datetime | None:
 
 
 def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> float | None:
-    """The number of days by which a submission is late; ``None`` if it is not known when it was handed in.
+    """The number of days by which a submission is late; ``None`` if its date is not known.
 
     Args:
         submitted: when the submission was handed in. A time without a zone is in the deadline's zone.

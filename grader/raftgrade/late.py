@@ -1,4 +1,4 @@
-"""How late each submission is: from a list that the instructor wrote, or from its date and the deadline."""
+"""How late each submission is: from a list that the instructor wrote, or from the submission's date and the deadline."""
 
 from __future__ import annotations
 

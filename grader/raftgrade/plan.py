@@ -21,7 +21,7 @@ NETWORKS = ("sim", "rpyc")
 
 # The largest number of runs that share one job. Starting a job costs half a second of CPU time. That is ten times the cost
 # of a simulated run, and several times the cost of a run on the real network. But a run on the real network takes several
-# seconds, in which it mostly waits. So a job has few of them; otherwise the last jobs would run alone for a long time.
+# seconds, in which it mostly waits. So a job has few such runs; otherwise the last jobs would run alone for a long time.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
 # How many jobs run in parallel on the real network, for each job in sim. A run on the real network uses a tenth of a

@@ -47,8 +47,8 @@ _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 class CheckResult(msgspec.Struct):
     """The result of the contract check. If there are no ``problems``, the submission can be tested, except in the labs that
-    ``missing`` maps to a reason. If not ``judged``, the check itself failed; if ``stopped``, it did not finish because
-    everything was stopped."""
+    ``missing`` maps to a reason. ``judged`` is false if the check itself failed. ``stopped`` is true if the check did
+    not finish because everything was stopped."""
 
     submission: str
     problems: list[Problem]

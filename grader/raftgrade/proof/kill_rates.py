@@ -2,8 +2,8 @@
 
 A *pass* is one run of a suite with one seed, as in a grading run: each test in the suite of the bug's lab runs once, in the
 simulator, with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test.
-Later ones begin with the test that is most likely to fail and stop at the first failure, which answers the same question
-faster.
+Later passes begin with the test that is most likely to fail, and stop at the first failure: they only have to show whether
+the bug is killed.
 
 Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
 ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel

@@ -55,7 +55,7 @@ def _item(test: TestResult, place: int, graded: list[SubmissionResult]) -> Item:
 
 
 def _share(test: TestResult) -> float:
-    """The share of its points that a test earned. Tests without points count by the runs that passed."""
+    """The share of its points that a test earned. For a test without points, the share of its runs that passed."""
     if test.max_points:
         return test.points / test.max_points
     runs = sum(network.passes + network.failures for network in test.networks)

@@ -87,7 +87,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The parts of raftlab that the grader needs. Tests replace it."""
+    """The parts of raftlab that the grader needs. Tests replace some of these parts."""
 
     commands: Commands = field(default_factory=RaftlabCommands)
     catalogue: Callable[[str], Sequence[CatalogueTest]] = catalogue.tests
@@ -194,7 +194,7 @@ def _soak(arguments: argparse.Namespace, tools: Tools) -> int:
 
 
 def _start_labs(arguments: argparse.Namespace) -> list[str]:
-    """The labs at which students may start besides the first, from ``--starts``."""
+    """The labs that ``--starts`` names, without the first lab. Students may start at each of them."""
     chosen = [] if arguments.starts is None else parse_labs(arguments.starts)
     return [lab for lab in chosen if lab != next(iter(labs.LABS))]
 
@@ -447,7 +447,7 @@ def _run(arguments: argparse.Namespace, tools: Tools) -> int:
     tests, left_out = _tests(settings, tools)
     if not tests:
         raise CannotStart(f"no test of {', '.join(settings.labs)} runs on {' or '.join(settings.networks)}")
-    # Read before anything is written, so that a mistake in the file changes nothing.
+    # Read the instructor's files before anything is written, so that a mistake in a file changes nothing.
     kept = signatures.kept_key()
     codes = {} if kept is None else anonymous.codes(kept, [item.name for item in given.submissions])
     finder = Finder(given.submissions, lambda each: each.where, codes)

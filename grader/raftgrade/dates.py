@@ -14,8 +14,8 @@ _DAY_S = 86_400
 
 
 def parse_date(text: str) -> datetime | None:
-    """The moment that ``text`` names: ISO 8601, or as Moodle or Gradescope write it. It has no time zone if the text has
-    none. ``None`` if it is not understood."""
+    """The moment that ``text`` names: ISO 8601, or as Moodle or Gradescope write it. The moment has no time zone if
+    the text has none. ``None`` if the text is not understood."""
     text = " ".join(text.split())
     # Python wants no space before the zone: 2026-11-20 23:59:00 +0100, 2026-11-20 23:59:00 UTC
     compact = re.sub(r"\s*(?:UTC|GMT)$", "Z", re.sub(r"\s+([+-]\d\d:?\d\d|Z)$", r"\1", text))
@@ -45,7 +45,7 @@ def parse_deadline(text: str, zone: tzinfo | None = None) -> datetime | None:
 
 
 def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> float | None:
-    """The number of days by which a submission is late; ``None`` if it is not known when it was handed in.
+    """The number of days by which a submission is late; ``None`` if its date is not known.
 
     Args:
         submitted: when the submission was handed in. A time without a zone is in the deadline's zone.
@@ -65,5 +65,5 @@ def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> flo
 
 
 def after_extension(days: float, students: Sequence[Student]) -> float:
-    """The days by which a submission is late if it was handed in ``days`` after the deadline without extensions."""
+    """The days by which a submission is late, its extension included. ``days`` says how late it is without extension."""
     return max(0.0, days - max((student.extension_days for student in students), default=0.0))

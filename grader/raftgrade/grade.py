@@ -21,7 +21,7 @@ from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # seconds between two updates of report.json; each record is written when it arrives
-SAVE_SHARE = 20  # the time between two updates is at least this many times the time that an update takes
+SAVE_SHARE = 20  # after an update that took N seconds, the next one starts at least this many times N seconds later
 
 
 def grade(
@@ -48,8 +48,8 @@ def grade(
         refused: submissions that were refused already; they are not run.
 
     Returns:
-        The report, and the number of the signal that interrupted it, or 0. Details of the runs that did not pass are in
-        ``store.spill``.
+        The report, and the number of the signal that interrupted the grading, or 0. Details of the runs that did not pass
+        are in ``store.spill``.
 
     Raises:
         OSError: the report cannot be written.

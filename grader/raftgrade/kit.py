@@ -31,8 +31,8 @@ _GRADER_ONLY = ("jinja2", "tabulate")  # dependencies that raftlab itself does n
 # This many lines of the solutions in a row are a leak. Fewer are allowed: tests contain single statements of the solutions,
 # and handouts quote up to four lines in a row.
 _LEAKED_LINES = 5
-# The lines are a leak only if at least this many of them are in none of the texts that students get anyway. Lines that
-# students know may follow each other only in the solutions, because the skeleton has some messages in another order.
+# The lines are a leak only if at least this many of them are in none of the texts that students get anyway. Students may
+# know each of the lines, but not their order: the skeleton has some messages in another order than the solutions.
 _SECRET_LINES = 2
 _IGNORED = ("# region", "# endregion", "# skeleton:", "# hint:", "import ", "from ")  # beginnings of lines
 
@@ -54,7 +54,8 @@ def make(folder: Path, start_labs: Sequence[str] = (), url: str = "", with_grade
         The wheel.
 
     Raises:
-        CannotMakeKit: this installation has no solutions, or they would be in the kit, or it cannot be written.
+        CannotMakeKit: this installation has no solutions, or the kit would contain a part of them, or the kit cannot be
+            written.
     """
     files, name = contents(start_labs, url, with_grader)
     wheel = folder / name

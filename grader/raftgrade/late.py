@@ -1,4 +1,4 @@
-"""How late each submission is: from a list that the instructor wrote, or from its date and the deadline."""
+"""How late each submission is: from a list that the instructor wrote, or from the submission's date and the deadline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_late(text: str, shown: str, find: Callable[[str], Sequence[Named]], rub
     Args:
         text: CSV with a column ``submission`` (or ``id``, ``login``, ``email`` or ``name``), and ``days`` or ``hours``.
         shown: what messages call the file.
-        find: the submissions that a text may mean (see :class:`raftgrade.students.Finder`).
+        find: returns the submissions that a text may mean (see :class:`raftgrade.students.Finder`).
         rubric: it must say what a late submission loses.
 
     Raises:

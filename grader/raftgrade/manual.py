@@ -30,7 +30,7 @@ def read(
             and ``comment``. ``test`` names a test; without it, a row is about the whole submission. ``+2`` and ``-2`` change
             points, and ``2`` sets them.
         shown: what messages call the file.
-        find: the submissions that a text may mean (see :class:`raftgrade.students.Finder`).
+        find: returns the submissions that a text may mean (see :class:`raftgrade.students.Finder`).
         tests: the names of all tests.
 
     Raises:
@@ -61,7 +61,7 @@ def read(
             names = ", ".join(printable(each.name) for each in found)
             several = f"{cells[who]!r} may be any of these submissions: {names}"
             raise BadManual(f"{where}: {several if found else f'there is no submission {cells[who]!r}'}")
-        test = cells["test"].rpartition(" ")[2]  # reports write the lab before it: 2A initial_election
+        test = cells["test"].rpartition(" ")[2]  # reports write the lab before the test: 2A initial_election
         if test and test not in known:
             raise BadManual(f"{where}: none of the graded labs has a test called {test!r}")
         change, points = _points(cells["points"], where)

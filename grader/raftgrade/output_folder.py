@@ -24,11 +24,11 @@ def claim(folder: Path, main_file: str, purpose: str, check: Callable[[Path], No
         folder: new, empty, or written by an earlier command with the same purpose.
         main_file: the name of the file in ``folder`` that is opened and locked.
         purpose: what the folder is for, in messages: ``"report"``, ``"soak"`` or ``"proof"``.
-        check: raises :class:`BadFolder` if a folder with files in it is not ours. Without it, a folder is ours if it
-            has ``main_file``.
+        check: raises :class:`BadFolder` if a folder with files in it is not ours. If there is no ``check``, a folder is ours
+            if it has ``main_file``.
 
     Returns:
-        The main file, unbuffered, open for reading and appending. The folder is locked until it is closed.
+        The main file, unbuffered, open for reading and appending. The folder is locked until this file is closed.
 
     Raises:
         BadFolder: the folder cannot be used; the message says why.

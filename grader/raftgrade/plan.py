@@ -21,7 +21,7 @@ NETWORKS = ("sim", "rpyc")
 
 # The largest number of runs that share one job. Starting a job costs half a second of CPU time. That is ten times the cost
 # of a simulated run, and several times the cost of a run on the real network. But a run on the real network takes several
-# seconds, in which it mostly waits. So a job has few of them; otherwise the last jobs would run alone for a long time.
+# seconds, in which it mostly waits. So a job has few such runs; otherwise the last jobs would run alone for a long time.
 RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
 # How many jobs run in parallel on the real network, for each job in sim. A run on the real network uses a tenth of a
@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         jobs: how many jobs run in parallel in sim. In reports of early versions, it counts the jobs of both networks.
         rpyc_jobs: how many jobs run in parallel on the real network, in addition to the jobs in sim.
         until: the sequential test that decides how many runs in sim are enough; ``runs`` is then the upper limit.
-        hidden: the seeds of the hidden runs in sim, the first and one past the last.
+        hidden: the first seed of the hidden runs in sim, and the number after their last seed.
         races: whether the race detector observes the runs in sim.
         sandbox: the sandbox that student code runs in. Reports of early versions lack this field.
         raft: the Raft on which every service of lab 3 runs: ``reference``, or the name of a file or folder; empty: each
@@ -100,7 +100,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         return f"{_in_words(with_service)} ran {self.whose_raft(with_service[0])}" if with_service else ""
 
     def seeds(self, network: str) -> tuple[int, int]:
-        """First seed and one past the last."""
+        """The first seed, and the number after the last seed."""
         return self.seed, self.seed + self.runs[network]
 
 
@@ -140,7 +140,7 @@ class Pool:
 
 class Job(msgspec.Struct, kw_only=True, frozen=True):
     """A unit of work: ``tests`` of one lab on one network, each with every seed in ``seeds`` (half open).
-    It is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once.
+    A job is plain data with a stable ``id``, so that any engine can run it anywhere, and more than once.
 
     ``together``: the judge and the servers of a simulated run share a process. This is never used for grading, because
     student code could change its own verdict."""

@@ -61,7 +61,7 @@ class NetworkResult(msgspec.Struct, kw_only=True):
     """The runs of one test on one network. ``hidden`` runs, whose seeds no student sees, have a result of their own.
 
     Attributes:
-        seeds: the first seed of the planned runs, and one past the last.
+        seeds: the first seed of the planned runs, and the number after their last seed.
         runs: how many are planned.
         retried: how many of the finished runs could be judged only in a second attempt.
         interval: two-sided 95 % Clopper-Pearson interval of ``passes`` among the judged runs (``passes + failures``).
@@ -122,8 +122,9 @@ class ManualMark(msgspec.Struct, frozen=True, kw_only=True):
     """What a person has decided about a submission.
 
     Attributes:
-        test: the test that it is about; empty: the whole submission.
-        points: its points, or with ``change`` the points to add; ``None``: only a comment.
+        test: the test that the decision is about; empty: the whole submission.
+        points: the points of this test or submission, or, with ``change``, the points to add; ``None``: there is only a
+            comment.
         comment: for the student.
     """
 

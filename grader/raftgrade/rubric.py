@@ -35,8 +35,8 @@ _MIN_SECRET_CHARACTERS = 8
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Limits on the 95th percentile of passing runs in sim. If a test exceeds one, it keeps the share ``keep`` of its
-    points. ``lab_s`` is in seconds of virtual time."""
+    """Limits on what is measured in a test's passing runs in sim. If the 95th percentile of a measurement exceeds its limit,
+    the test keeps the share ``keep`` of its points. ``lab_s`` is in seconds of virtual time."""
 
     keep: Share = 0.5
     lab_s: Positive | None = None
@@ -60,7 +60,7 @@ class Late(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Races(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The cost of findings of the race detector: a test that shows one keeps the share ``keep`` of its points."""
+    """The cost of races that the race detector finds: a test that shows a race keeps the share ``keep`` of its points."""
 
     keep: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
@@ -72,7 +72,7 @@ class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     secret: str = ""
 
     def seeds(self) -> tuple[int, int]:
-        """The first seed and one past the last. They are the same for all submissions graded with this secret."""
+        """The first seed, and the number after the last seed. All submissions graded with this secret get the same."""
         drawn = hashlib.blake2b(self.secret.encode(), digest_size=8, person=b"raftgrade").digest()
         first = _FIRST_HIDDEN + (int.from_bytes(drawn, "big") >> (64 - _HIDDEN_BITS))
         return first, first + self.runs
@@ -104,7 +104,7 @@ class Rubric(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
     Attributes:
         rule: how a test's pass rate becomes a share of its points.
-        curve: for the rule ``"curve"``: points (pass rate, share), with straight lines between them.
+        curve: for the rule ``"curve"``: pairs (pass rate, share). Between two pairs, the share grows in a straight line.
         weights: for the rules other than ``"all-or-nothing"``: how much the runs on each network count.
     """
 
@@ -170,7 +170,7 @@ def parse(text: str, shown: str, tests: Mapping[str, Iterable[str]] | None = Non
 
     Args:
         text: TOML.
-        shown: what messages call it.
+        shown: what messages call the rubric.
         tests: maps every lab to the names of its tests. Without it, names of labs and tests are not checked.
 
     Raises:

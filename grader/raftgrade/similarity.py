@@ -101,7 +101,7 @@ def _run(program: Sequence[str], folder: Path, pairs: int) -> None:
         env={**os.environ, "PYTHONHASHSEED": "50"},  # as compare50's own script does, so that reports can be repeated
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # its progress
+        stderr=None if sys.stderr.isatty() else subprocess.PIPE,  # compare50 shows its progress here
         text=True,
         check=False,
     )

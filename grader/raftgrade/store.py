@@ -37,7 +37,7 @@ from raftlab.safe_text import printable
 
 REPORT = "report.json"
 RECORDS = "records.jsonl"
-MAIN = "raft.py"  # of a submission
+MAIN = "raft.py"  # the main file of a submission
 _PARTIAL = REPORT + ".tmp"
 _NEW_RECORDS = RECORDS + ".tmp"
 LOGS = "logs"
@@ -107,7 +107,7 @@ def read(folder: Path, key: bytes | None = None) -> Report:
         traces = folder / TRACES / submission.slug
         for bad in (bad for test in submission.tests for result in test.networks for bad in result.bad):
             if bad.trace and not (traces / Path(bad.trace).name).is_file():
-                bad.trace = ""  # it was over the quota
+                bad.trace = ""  # the trace was over the quota, and so was deleted
     return report
 
 

@@ -24,7 +24,7 @@ class Student(msgspec.Struct, frozen=True, kw_only=True):
         name: for people. It may not be unique.
         group: the name of the group that the student hands in with.
         extension_days: how many days later than the others this student may hand in.
-        due: the student's own deadline (ISO 8601), instead of the course's; empty: the course's.
+        due: the student's own deadline (ISO 8601), if it is not that of the course; otherwise empty.
         other_ids: more ids of the student, such as the number in the name of a downloaded file.
     """
 

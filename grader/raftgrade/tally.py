@@ -183,7 +183,7 @@ class Tally:
 
     Attributes:
         done: how many runs have an outcome.
-        failed: how many of them failed.
+        failed: how many of these runs failed.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ class Tally:
         found: set[str] = set()
         for test in submission.tests:
             if not self._update_test(name, test, settings, found):
-                return submission  # it was finished before
+                return submission  # the submission was finished before
         refused = self._refused.get(name)
         if refused is not None:
             submission.problems = refused.problems

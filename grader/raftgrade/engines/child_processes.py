@@ -82,7 +82,7 @@ class Children:
         nice: bool = False,
         processor: int | None = None,
     ) -> ChildExit:
-        """Run a child and wait until it ends. Nothing that the child does makes this raise.
+        """Run a child and wait until it ends. Nothing that the child does makes this method raise an exception.
 
         Args:
             command: returns the command line; its argument is the file descriptor for records.
@@ -113,7 +113,7 @@ class Children:
         if process is None:
             os.close(read_fd)
             return ChildExit("stopped")
-        with contextlib.suppress(OSError):  # both only make grading faster, so a failure does not matter
+        with contextlib.suppress(OSError):  # these settings only make grading faster, so a failure does not matter
             if nice:
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
             if processor is not None:

@@ -37,12 +37,12 @@ from raftlab.safe_text import one_line, printable
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Level
 
-MAX_BYTES = 20_000_000  # of a submission's files
-MAX_PROBLEMS = 100  # of a submission, in a worker's answer
+MAX_BYTES = 20_000_000  # the size of all files of a submission
+MAX_PROBLEMS = 100  # how many problems of a submission a worker's answer may list
 ATTEMPTS = 2  # if the cluster loses a job this often, its runs count as not judged
 _ANSWER_S = 15.0  # seconds to wait for the scheduler's first answer
 _COUNT_S = 5.0  # for this many seconds, a count of the workers is reused
-_LOG_TAIL_BYTES = 64_000  # of a job's output, sent with the answer
+_LOG_TAIL_BYTES = 64_000  # how many bytes at the end of a job's output are sent with the answer
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class Dask:
     """Runs jobs on any executor whose workers can import raftgrade.
 
     Args:
-        executor: a Dask client's, or (in tests) any other.
+        executor: the executor of a Dask client, or (in tests) any other executor.
         threads: returns how many jobs the workers can run at a time at this moment; workers come and go.
         close: called when the grading run ends.
     """

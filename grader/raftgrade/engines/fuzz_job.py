@@ -2,7 +2,7 @@
 
     python -P -m raftgrade.engines.fuzz_job --impl PATH --lab 2C --seeds A:B --records-fd N
 
-It writes a record for each seed and then the end marker. It exits early if the grader has exited (parent_watch.py).
+The job writes a record for each seed and then the end marker. It exits early if the grader has exited (parent_watch.py).
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -P -m raftgrade.engines.job_fork_server FD
 
 ``FD`` is an inherited Unix socket to the grader. Importing takes half of the CPU time of a short job, and a forked process
-need not import anything. It becomes a child of the grader, not of this process, so the grader treats it like one that it
-has started itself. No student code runs in this process or in its children: they are judges, and start hosts.
+need not import anything. A forked process becomes a child of the grader, not of this process. So the grader treats it like a
+process that the grader has started itself. No student code runs in this process or in its children: they are judges, and
+start hosts.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class JobForkServer:
             command: the command line that the process replaces.
             stdout: the descriptor that becomes its standard output.
             stderr: the same for standard error.
-            fd: another descriptor that it gets, with the same number; -1 if there is none.
+            fd: another descriptor that the process gets, with the same number; -1 if there is none.
 
         Returns:
             The process. ``None`` if the command must be started in the usual way, because it is of another kind, or because
@@ -140,7 +141,7 @@ def main() -> None:
         importlib.import_module(name)
     for name in _MAIN_MODULES:
         if not hasattr(sys.modules[name], "__path__"):
-            del sys.modules[name]  # `python -m` runs a module that has not been imported
+            del sys.modules[name]  # `python -m` expects a module that has not been imported
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy the memory of these objects
     request = _serve(grader)
@@ -150,7 +151,8 @@ def main() -> None:
 
 
 def _serve(grader: socket.socket) -> Request | None:
-    """Fork a process for each request. Returns in a forked process, with its request, and when the grader has ended."""
+    """Fork a process for each request. In a forked process, this returns its request. In this process, it returns ``None``
+    when the grader has ended."""
     decode = msgspec.msgpack.Decoder(Request).decode
     while True:
         data, fds, _ = operating_system.receive_message(grader, most_fds=3)

@@ -34,7 +34,9 @@ from raftlab.worlds.host_process import EMPTY_SUBMISSION
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0  # seconds for the contract check
 DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run is tried with a submission of our own
-IDLE_DEATHS = 3  # if the job dies this often in a row without a new record, all remaining runs are treated in this way
+IDLE_DEATHS = (
+    3  # if the job dies this often in a row without a new record, one such trial decides for all remaining runs
+)
 SILENCES = 2  # if this many runs of a job never end, the remaining runs fail without being tried
 _MAX_LINES = 100  # how many lines of a check's output are kept; a check should print only one
 _LOG_TAIL_BYTES = 2000  # how many bytes at the end of a dead job's output are copied into the report
@@ -45,8 +47,8 @@ _read_problems = msgspec.json.Decoder(list[Problem]).decode
 
 class CheckResult(msgspec.Struct):
     """The result of the contract check. If there are no ``problems``, the submission can be tested, except in the labs that
-    ``missing`` maps to a reason. If not ``judged``, the check itself failed; if ``stopped``, it did not finish because
-    everything was stopped."""
+    ``missing`` maps to a reason. ``judged`` is false if the check itself failed. ``stopped`` is true if the check did
+    not finish because everything was stopped."""
 
     submission: str
     problems: list[Problem]

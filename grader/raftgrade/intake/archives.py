@@ -18,7 +18,7 @@ from raftgrade.intake.limits import CannotStage
 from raftlab.safe_text import printable
 
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
-_ENCRYPTED = 1  # the bit in a zip entry's flags
+_ENCRYPTED = 1  # the bit in a zip entry's flags that says that the entry is encrypted
 _END_OF_ZIP = b"PK\x05\x06"
 _MAX_DIRECTORY_BYTES = 1_000_000  # the largest list of entries in a zip file, in bytes: 500 for each entry
 _LZMA_MEMORY = 100_000_000  # bytes
@@ -127,7 +127,7 @@ def _unzip(path: Path, place: Path, size: int) -> None:
 
 
 def _require_short_directory(path: Path) -> None:
-    """Refuse a zip file with too many entries before they are read."""
+    """Refuse a zip file with too many entries before its entries are read."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 66_000))
         end = file.read()

@@ -1,6 +1,7 @@
 """Recognises the downloads of course systems: Canvas' and Moodle's downloads of all submissions, and Gradescope's export.
 
-The names of the files in a download, or a list in it, tell who handed in what; Gradescope's list also tells when.
+Who handed in what? The names of the files in a download tell this, or a list in the download. Gradescope's list also tells
+when.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from raftgrade.students import DownloadName, Student, canvas_name, moodle_name
 from raftlab.safe_text import printable
 
 METADATA = "submission_metadata.yml"  # in Gradescope's export
-_MAX_METADATA_BYTES = 200_000_000  # it repeats the output of every test of every submission
+_MAX_METADATA_BYTES = 200_000_000  # Gradescope's list repeats the output of every test of every submission
 
 
 def recognise(folder: Path, entries: tuple[str, ...], notes: list[str]) -> list[Draft] | None:
@@ -26,7 +27,7 @@ def recognise(folder: Path, entries: tuple[str, ...], notes: list[str]) -> list[
     Args:
         folder: the unpacked download.
         entries: the files that make a folder a submission.
-        notes: a sentence about what is left out is added to it.
+        notes: a list, to which a sentence about what is left out is added.
 
     Raises:
         BadPath: Gradescope's list of the submissions cannot be read.
@@ -65,7 +66,7 @@ def _is_code(path: Path) -> bool:
 def _by_prefix(
     found: list[Path], read: Callable[[str], DownloadName | None], entries: tuple[str, ...]
 ) -> tuple[list[Draft], list[Path]]:
-    """One submission for each student whom the names in a folder identify, and the paths with any other name."""
+    """One submission for each student whom the names in a folder identify, and the paths whose names identify nobody."""
     files: dict[tuple[str, ...], list[tuple[Path, DownloadName]]] = {}
     rest = []
     for path in found:
@@ -161,8 +162,8 @@ def _metadata(path: Path, shown: str) -> dict[str, Any]:
     if path.stat().st_size > _MAX_METADATA_BYTES:
         raise BadPath(f"{shown} is too long for a list of submissions")
     try:
-        # These loaders keep every value as text, because an id such as 0012 is not a number. The one in C takes a tenth of
-        # the time.
+        # These loaders keep every value as text, because an id such as 0012 is not a number. CBaseLoader is written in
+        # C, and takes a tenth of the time.
         loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
         with path.open(encoding="utf-8") as file:
             found = yaml.load(file, Loader=loader)

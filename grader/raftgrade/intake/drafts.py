@@ -16,7 +16,7 @@ ENTRIES = (MAIN,)  # a folder with one of these files is a submission; the first
 SERVICE_ENTRIES = (SERVICE, MAIN)  # the same if every kv.py runs on one given Raft
 TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-OTHER_ARCHIVES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".z")  # which cannot be unpacked
+OTHER_ARCHIVES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".z")  # archives that cannot be unpacked
 
 Kind = Literal["file", "folder", "files", "archive", "git", "nothing", "absent"]
 
@@ -56,8 +56,8 @@ def one(path: Path, entries: tuple[str, ...]) -> Draft | None:
 
 
 def archive(path: Path) -> Draft | None:
-    """The submission in an archive. An archive that cannot be unpacked becomes a refused submission, so that it is
-    reported."""
+    """The submission in an archive. An archive that cannot be unpacked becomes a refused submission, so that the report
+    mentions it."""
     name = path.name.lower()
     suffix = next((suffix for suffix in (*ARCHIVES, *OTHER_ARCHIVES) if name.endswith(suffix)), None)
     if suffix is None:

@@ -56,7 +56,7 @@ def raft_for_zip(given: str) -> tuple[str, dict[str, bytes]]:
     """The Raft that ``--raft`` names, for an autograder's zip whose root is the folder ``source``.
 
     Returns:
-        The argument of ``--raft`` there, and the contents of its files by their names in the zip.
+        The argument of ``--raft`` that names this Raft in the zip, and the contents of its files by their names in the zip.
 
     Raises:
         CannotStart: there is no such Raft.

@@ -80,7 +80,7 @@ def clone(url: str, commit: str, place: Path, deadline: Deadline) -> str:
 def committed(clone: Path) -> str:
     """The date of the last commit of a clone on this machine (ISO 8601); empty if it cannot be read.
 
-    Git reads the clone as if it were somebody else's repository, so settings in it start no program.
+    Git reads the clone as if it were somebody else's repository, so the clone's settings start no program.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -130,8 +130,8 @@ def _check(listing: bytes) -> None:
 
 
 def _git(place: Path, scheme: str, remaining: Callable[[], float], *arguments: str) -> bytes:
-    """Run git, and stop it when no time is ``remaining``. Returns its output, or the first part of it. Raises
-    :class:`_Failed`."""
+    """Run git, and stop it when no time is ``remaining``. Returns git's output; if that is too long, only its beginning.
+    Raises :class:`_Failed`."""
     settings = {
         "core.hooksPath": "/dev/null",
         "core.symlinks": "false",

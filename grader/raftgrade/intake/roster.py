@@ -16,7 +16,7 @@ from raftlab.safe_text import printable
 
 MAX_LIST_BYTES = 5_000_000  # the largest list or table of submissions
 
-# The titles (in lower case) under which each column that has a meaning here may appear.
+# For each kind of column that is used here: the titles that such a column may have, in lower case.
 _COLUMNS = {
     "id": ("id", "student id", "sis user id", "id number", "sid", "student_id"),
     "name": ("name", "full name", "student", "student name"),

@@ -1,4 +1,4 @@
-"""Finds submissions that have the same code as each other, or as what raftlab hands out.
+"""Finds submissions that share code with each other, or with what raftlab hands out.
 
 Only whole classes and functions are compared, and only long ones, which two people are unlikely to write in the same way.
 This finds plain copies, even if names, comments and formatting were changed. `raftgrade similarity` finds more.
@@ -39,8 +39,8 @@ def find(paths: Mapping[str, str], raft: Path | None = None) -> list[SameCode]:
         raft: the Raft that all copies have, which is not compared.
 
     Returns:
-        The groups with an origin first, then those of several submissions. Splitting code into files, adding code or
-        changing the order of classes does not hide a copy.
+        Groups of places with the same code: first the code that raftlab hands out, then all other code. Splitting code into
+        files, adding code or changing the order of classes does not hide a copy.
     """
     below = {} if raft is None else source.locate(raft).modules
     common = {file.read_bytes() for name, file in below.items() if name != "kv"}
@@ -88,7 +88,7 @@ def _hash_files(files: Sequence[Path]) -> dict[Path, list[Statement]]:
         given = "".join(f"{json.dumps(str(file))}\n" for file in todo)
         command = [sys.executable, "-I", "-S", code_hash.__file__]
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-        lines = done.stdout.split("\n")[:-1]  # the last may be cut short
+        lines = done.stdout.split("\n")[:-1]  # the last line may be cut short
         for file, line in zip(todo, lines, strict=False):
             result[file] = msgspec.json.decode(line, type=list[Statement])
         if len(lines) < len(todo):

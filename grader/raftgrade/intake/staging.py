@@ -26,7 +26,8 @@ from raftlab.submission.combine import combine
 
 __all__ = ["UNPACKING", "CannotStage", "Staged", "stage"]
 
-# The beginning of the names of temporary folders for unpacking. A folder that is left after a kill can be deleted.
+# The names of temporary folders for unpacking begin in this way. If raftgrade is killed, such a folder may stay, and can be
+# deleted.
 UNPACKING = ".unpacking-"
 
 
@@ -56,8 +57,8 @@ def stage(
         others: files that are separate submissions and do not belong to this one.
         ignore: a folder that is part of no submission.
         deadline: the deadline for git; ``None`` to give this submission a deadline of its own.
-        raft: the Raft to put below the submission's ``kv.py``, in place of its ``raft.py``. A submission without a
-            ``kv.py`` is only copied.
+        raft: the Raft to put below the submission's ``kv.py``, in place of the submission's own ``raft.py``. A submission
+            without a ``kv.py`` is only copied.
 
     Raises:
         CannotStage: the submission cannot be copied.
@@ -99,7 +100,8 @@ def stage(
 
 
 def _put_on(raft: Path, place: Path, service: Path) -> None:
-    """Replace the copy in the folder ``place`` with its ``service`` (a file or folder) combined with ``raft``."""
+    """Replace the copy in the folder ``place`` with a combination of the copy's ``service`` (a file or folder) and
+    ``raft``."""
     if service.is_dir() and not (service / SERVICE).is_file():
         return
     with tempfile.TemporaryDirectory(prefix=UNPACKING, dir=place.parent) as folder:
@@ -192,7 +194,7 @@ def _walk(folder: Path, ignore: Path | None, depth: int) -> Iterator[Path]:
 
 
 def _copy(path: Path, target: Path) -> None:
-    # Do not follow links, because the file may have become one after it was checked.
+    # Do not follow links, because the file may have become a link after it was checked.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         target.write_bytes(file.read(limits.MAX_FILE_BYTES + 1))

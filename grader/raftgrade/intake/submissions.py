@@ -37,8 +37,8 @@ class Submission:
         given_by_us: for ``"nothing"``: whether the cause is something other than the student's work, such as a wrong path
             in a table. Then there is no mark.
         students: the authors, as far as a table or a course system's download names them.
-        submitted: when it was handed in (ISO 8601, or as a course system writes it; "late" if that is all that it says);
-            empty if that is unknown.
+        submitted: when it was handed in (ISO 8601, or as a course system writes it; "late" if the course system says only
+            that it was late); empty if that is unknown.
         prefix: how the course system's file names for this submission begin.
     """
 
@@ -172,7 +172,8 @@ def _folder(path: Path, result: FoundSubmissions, ignore: Path | None) -> list[D
 
 
 def _single(path: Path, entries: tuple[str, ...]) -> Draft:
-    """The only submission in a folder that has none of ``entries`` itself. Its subfolders may have none of them, either."""
+    """The only submission in ``path``. This folder has none of ``entries`` itself, and its subfolders may have none,
+    either."""
     name = path.resolve().name or "submission"
     folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.is_symlink()]
     inside = [draft for entry in folders if entry.name not in TOOL_FOLDERS and (draft := one(entry, entries))]
@@ -196,7 +197,7 @@ def _dated(draft: Draft) -> Draft:
 
 
 def _table(path: Path, entries: tuple[str, ...]) -> list[Draft]:
-    """The submissions in a table. Students of a group share the submissions of all its rows."""
+    """The submissions in a table. The students of a group share the submissions of all rows of the group."""
     table = roster.read(path)
     if not table.has_places:
         raise BadPath(
@@ -212,7 +213,7 @@ def _table(path: Path, entries: tuple[str, ...]) -> list[Draft]:
         together = groups.get(folded(row.student.group), [row])
         places = list(dict.fromkeys((each.path, each.url) for each in together if each.path or each.url))
         if not (row.path or row.url) and places:
-            continue  # another row of the group has its submission
+            continue  # another row of the group has the group's submission
         if row is not next(each for each in together if (each.path, each.url) == (row.path, row.url)):
             continue  # an earlier row of the group has the same submission
         if row.path:
@@ -230,7 +231,7 @@ def _table(path: Path, entries: tuple[str, ...]) -> list[Draft]:
 
 
 def _fetched(url: str) -> Draft:
-    """The submission in the column ``url`` of a table. It must be a repository on another machine."""
+    """The submission in the column ``url`` of a table. The URL must be that of a repository on another machine."""
     if not url.startswith("https://"):
         reason = f"{printable(_without_secret(url))} cannot be fetched: the column url takes https:// only"
         return Draft(kind="nothing", name="submission", where=_without_secret(url), reason=reason, given_by_us=True)
@@ -247,8 +248,8 @@ def _without_secret(url: str) -> str:
 
 
 def _named(where: str, listed_in: Path, entries: tuple[str, ...]) -> Draft:
-    """The submission that a line of ``listed_in`` names, relative to the list's folder. If it names none, this entry is not
-    graded, but the others are."""
+    """The submission that a line of ``listed_in`` names, relative to the list's folder. If this line names no submission,
+    the submissions of the other lines are graded all the same."""
     if _is_url(where):
         return _repository(where)
     path = _existing(listed_in.parent, where)
@@ -366,7 +367,7 @@ def _authors(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]
 
 
 def _may_be_of(draft: Draft, students: Directory, prefixes: list[str]) -> set[int]:
-    """The numbers of the students who may have written a submission of which only the name is known."""
+    """The numbers of the students who may have written a submission, if only the submission's name is known."""
     return _authors(draft, students, prefixes) or set(students.find([draft.name], [draft.name]))
 
 

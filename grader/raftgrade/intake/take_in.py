@@ -24,7 +24,8 @@ HANDOUT = "handouts/confinement.md"
 
 @dataclass(slots=True)
 class Intake:
-    """The submissions, the copies of those that could be copied, by name, and those that were refused."""
+    """The submissions that were ``given``, the ``copies`` of those that could be copied (by name), and the others, which
+    were ``refused``."""
 
     given: list[Submission]
     copies: dict[str, staging.Staged] = field(default_factory=dict)

@@ -6,7 +6,7 @@ before it (in the form of ``diff -u``) name ``kv.py``.
 
 The line numbers in a hunk's ``@@`` line are ignored. Instead, a hunk's old lines (context and ``-``) must occur exactly once
 in the reference. So a patch still applies after changes elsewhere in the reference, and can be written by hand without
-counting lines. If its own old lines have changed, it is rejected instead of being applied at a similar place.
+counting lines. If a hunk's own old lines have changed, the patch is rejected instead of being applied at a similar place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raftlab.suites import catalogue
 
 HARDNESS = ("easy", "medium", "hard")
 SEEDS = 3  # a test must catch the bug at least once with this many seeds, unless the bug's file has the header Seeds
-FILES = ("raft.py", "kv.py")  # of the reference, which patches may change; the first one is the default
+FILES = ("raft.py", "kv.py")  # the files of the reference that patches may change; the first one is the default
 LEFT_OUT = "left-out.md"  # the notes on known bugs that are not in the bank
 
 HEADERS = ("Title", "Lab", "Breaks", "Hardness", "Source", "Seeds", "Before", "Missed")
@@ -49,7 +49,7 @@ class Catch:
     Attributes:
         test: name of the test.
         rule: name of the rule that the failure must name; empty if it must name none.
-        kind: :attr:`Failure.kind` of the failure if it must name no rule; otherwise empty.
+        kind: if the failure must name no rule, its :attr:`Failure.kind`; otherwise empty.
     """
 
     test: str
@@ -368,7 +368,8 @@ def _hunks(lines: list[str], start: int, lab: str, path: Path) -> list[Hunk]:
 
 
 def _file(line: str, number: int, lab: str, path: Path) -> str:
-    """The file that a line such as ``+++ solutions/kv.py`` names; ``diff`` appends a tab and a date."""
+    """The file that a line such as ``+++ solutions/kv.py`` names. ``diff`` appends a tab and a date, which
+    are ignored."""
     name = PurePosixPath(line.removeprefix("+++ ").partition("\t")[0].strip()).name
     if name not in _files_of(lab):
         raise _bad(
@@ -383,7 +384,7 @@ def without_labs_from(lab: str, reference: str, kept: str = "") -> str:
     Args:
         lab: the first lab to remove; empty to remove none.
         reference: the source of a file of the reference solution, with its ``# region`` comments.
-        kept: a lab to keep, although it comes later.
+        kept: a later lab that is not removed.
 
     Returns:
         ``reference`` as it would look for a student who has not started ``lab``, with the region comments of the other

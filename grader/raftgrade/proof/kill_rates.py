@@ -2,15 +2,16 @@
 
 A *pass* is one run of a suite with one seed, as in a grading run: each test in the suite of the bug's lab runs once, in the
 simulator, with preemption. A pass in which a test fails has *killed* the bug. The first pass of a bug runs every test.
-Later ones begin with the test that is most likely to fail and stop at the first failure, which answers the same question
-faster.
+Later passes begin with the test that is most likely to fail, and stop at the first failure: they only have to show whether
+the bug is killed.
 
 Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
 ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
-passes. Only this rule ends a measurement, so none ends because its result looks good. The Clopper-Pearson interval for k
-kills in n passes still covers at least 95 % under this rule. If more than ``seeds`` passes were needed, k is 0 or 1. For
-k = 1, the interval's lower end p solves 1 - (1-p)^n = 2.5 %: with this p, the probability that the bug is killed within n
-passes is exactly 2.5 %. The interval's upper end lies above the exact one.
+passes. Only this rule ends a measurement, so no measurement ends because its result looks good. Under this rule, the
+Clopper-Pearson interval for k kills in n passes still contains the true probability with a chance of at least 95 %. If more
+than ``seeds`` passes were needed, k is 0 or 1. For k = 1, the interval's lower end p solves 1 - (1-p)^n = 2.5 %: with this
+p, the probability that the bug is killed within n passes is exactly 2.5 %. The interval's upper end lies above the exact
+one.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Settings:
 
     Attributes:
         seeds: passes of each bug.
-        hard_seeds: the maximum number of passes of a hard bug that the first ``seeds`` did not kill.
+        hard_seeds: the maximum number of passes of a hard bug, if none of its first ``seeds`` passes kills it.
         jobs: number of passes that run in parallel.
         limit_s: time limit of each run, in real seconds; the default is the limit of a grading run.
     """
@@ -116,12 +117,12 @@ class Settings:
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A part of a pass: the suite of ``lab`` on the submission ``path``, with its tests in this order.
+    """A part of a pass: the suite of ``lab`` runs on the submission ``path``.
 
     Attributes:
         path: the folder with the ``raft.py``, and the ``kv.py`` if the lab needs one.
         lab: the name of the lab.
-        tests: the names of the tests.
+        tests: the names of the tests, in the order in which they run.
         network: ``sim`` or ``rpyc``.
     """
 
@@ -234,7 +235,7 @@ class Trial:
 
     @property
     def kills(self) -> int:
-        """Number of passes that killed the bug among those that count."""
+        """Number of passes that count and that killed the bug."""
         return sum(bool(each.caught) for each in self.counted)
 
     @property
@@ -391,8 +392,8 @@ def run(trials: Sequence[Measured], folder: Folder, settings: Settings, stream: 
                     trial.passes[finished.seed] = finished
                     kind = "later" if finished.seed else "first"
                     progress.add(trial.name, kind, finished.outcome, finished.wall_s)
-                    # The change is negative if a hard bug needs further passes, and positive if a kill has made some
-                    # unnecessary.
+                    # The change is negative if a hard bug needs further passes. It is positive if a kill has made some
+                    # passes unnecessary.
                     progress.reduce({"later": needed_before - len(trial.needed_seeds)})
                 progress.show()
         except KeyboardInterrupt:
@@ -481,11 +482,11 @@ def _run_pass(parts: Sequence[Part], key: str, name: str, seed: int, whole: bool
             timed_out = True
             record = test_run.record(exc)
             # The host may have sent only part of an answer, so the next run must start a new host. The old host is closed
-            # here, after the run, because the run still asks it to end the servers' process.
+            # only now, after the run: until here, the run needed this host to end the servers' process.
             _implementation_of(part.path).close()
         cpu_s, wall_s = cpu_s + record.cpu_s, wall_s + record.wall_s
         if timed_out:
-            # A grading run, too, counts it as a failure if a run does not end.
+            # If a run does not end, that is a failure, as in a grading.
             caught.append(Kill(test, "", f"run never reported: it had not ended after {limit_s:g} s"))
         elif record.outcome == "failed" and record.failure is not None:
             rule = record.failure.rule

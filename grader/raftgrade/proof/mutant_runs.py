@@ -29,7 +29,7 @@ from raftgrade.proof.mutants import Mutant
 from raftlab.safe_text import printable
 from raftlab.suites import catalogue
 
-NET_SEEDS = range(10_000, 10_003)  # of the passes on the real network; no simulated pass has such a seed
+NET_SEEDS = range(10_000, 10_003)  # the seeds of the passes on the real network; no simulated pass has such a seed
 _FORMAT = 1  # increase it when the meaning of a pass changes, so that old passes do not count
 # For each lab: before its suite runs, this lab and all later ones are removed from the reference (empty: none).
 _BEFORE = {"2A": "2E", "2B": "2E", "2C": "2E", "2D": "2E", "2E": "2F", "2F": "2G", "2G": ""}
@@ -134,8 +134,8 @@ def make_trials(
 
 
 def _before(lab: str, mutant: Mutant) -> str:
-    """The first lab to remove from the reference for the suite of ``lab``, so that the changed line stays; empty to remove
-    none."""
+    """The first lab to remove from the reference for the suite of ``lab``; empty to remove none. The line that ``mutant``
+    changes is never removed."""
     return _BEFORE[max(lab, mutant.lab)]
 
 
@@ -156,7 +156,7 @@ def choose(
     """
     chosen = [each for each in mutants if each.name not in equivalent and fnmatch.fnmatchcase(each.name, f"*{only}*")]
     if not chosen:
-        raise BadBank(f"no mutant that is not equivalent has {printable(only)!r} in its name")
+        raise BadBank(f"apart from equivalent mutants, none has {printable(only)!r} in its name")
     if 0 < sample < len(chosen):
         drawn = set(random.Random(seed).sample([each.name for each in chosen], sample))
         chosen = [each for each in chosen if each.name in drawn]

@@ -175,11 +175,11 @@ def _edited(source: bytes, edits: Iterable[Edit]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A function of the reference, or its constants."""
+    """A function of the reference, or the statement that sets one of its constants."""
 
     name: str
     node: ast.AST
-    start: int  # of its first line, in bytes
+    start: int  # where its first line begins in the source, in bytes
     end: int
     parents: dict[ast.AST, ast.AST]
 
@@ -189,7 +189,7 @@ class _Facts:
     """Facts about the whole class that the operators need."""
 
     optional: set[str] = field(default_factory=set)  # fields of messages that have a default value
-    scalars: set[str] = field(default_factory=set)  # fields of a server that are replaced, and have no items
+    scalars: set[str] = field(default_factory=set)  # fields of a server that methods set, if they have no items
     changes: dict[str, set[str]] = field(default_factory=dict)  # the fields that each method may replace
 
 
@@ -316,7 +316,7 @@ class _Maker:
             tests = node.ifs
         for test in tests:
             self._replace("never", test, "False")
-            if not isinstance(node, ast.While):  # a loop with this condition would never end
+            if not isinstance(node, ast.While):  # a loop whose condition always holds would never end
                 self._replace("always", test, "True")
                 self._replace("negate", test, f"not ({self._text(test)})")
         if isinstance(node, ast.Assign | ast.Return) and isinstance(node.value, ast.BoolOp | ast.Compare):
@@ -416,7 +416,7 @@ class _Maker:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return
         if isinstance(node, ast.Return) and isinstance(self._function.parents[node], ast.FunctionDef | ast.With):
-            return  # a return at the end of a function changes nothing
+            return  # without its last return, a function does the same, or fails at once
         if isinstance(node, ast.Assign):
             names = [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
             new = [name for name in names if name != "self" and name not in self._set_before(node)]

@@ -27,7 +27,7 @@ and a wrong decision makes the score too high, so the reasons are printed below.
 
 
 def survivors(trials: Iterable[MutantTrial]) -> list[MutantTrial]:
-    """The mutants whose passes are complete and none of whose passes killed them."""
+    """The mutants that have had all their passes, none of which killed them."""
     return [trial for trial in trials if trial.complete and trial.kill is None]
 
 

@@ -38,7 +38,7 @@ class Facts:
 
 
 def missed(trials: Iterable[Trial]) -> list[Trial]:
-    """The bugs whose passes are complete and none of whose passes killed them."""
+    """The bugs that have had all their passes, none of which killed them."""
     return [trial for trial in trials if trial.complete and not trial.kills]
 
 

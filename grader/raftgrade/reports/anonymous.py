@@ -13,8 +13,8 @@ from raftgrade.results import Report
 
 
 def codes(key: bytes, names: Iterable[str]) -> dict[str, str]:
-    """A code for each submission, by its name. With the same key, a name always has the same code, and nobody can compute it
-    without the key."""
+    """A code for each submission, by the submission's name. With the same key, a name always has the same code. Nobody can
+    compute the code without the key."""
     found: dict[str, str] = {}
     for name in names:
         digest = base64.b32encode(hmac.digest(key, b"code\n" + name.encode(), "sha256")).decode()

@@ -28,7 +28,8 @@ def render(report: Report) -> str:
 
 def _scores(submission: SubmissionResult) -> dict[str, float]:
     """The points of each lab. (Autolab calls each part of an assignment a problem; here, these are the labs.) Autolab
-    refuses a problem that it does not know, so points for the whole submission are spread over the labs."""
+    refuses a problem that it does not know. So if points were given for the whole submission, they are spread over the
+    labs."""
     scores: dict[str, float] = {}
     for test in submission.tests:
         scores[test.lab] = scores.get(test.lab, 0.0) + test.points

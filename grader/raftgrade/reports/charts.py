@@ -74,8 +74,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class LabMap:
-    """The heat map of a lab: a row for each submission, the best mark first, and a column for each test, whose statistics
-    are in ``items``."""
+    """The heat map of a lab: a row for each submission, the best mark first, and a column for each test. ``items`` holds
+    the statistics of each test."""
 
     lab: str
     whose_raft: str
@@ -186,7 +186,8 @@ def marks(report: Report) -> BarChart:
 
 
 def reliability(report: Report) -> BarChart:
-    """The share of passed runs of each test. Tests that fail because of timing bugs lie between "always" and "never"."""
+    """How many tests passed never, always, or in some of their runs. A timing bug puts a test between "always" and
+    "never"."""
     labels = ("never", "below 50 %", "50–90 %", "90–99 %", "99 % and more", "always")
     tests: Counter[str] = Counter()
     for result in _judged(report):
@@ -215,10 +216,10 @@ class Lesson:
     """A class of failures.
 
     Attributes:
-        rule: the broken rule, or ``None``; then ``text`` says what went wrong.
-        read: the file and anchor of the handout about it; empty if there is none.
-        tests: the tests in which it happened, the one with most submissions first.
-        submissions: the submissions in which it happened.
+        rule: the broken rule. If it is ``None``, ``text`` says what went wrong.
+        read: the file and anchor of the handout about such failures; empty if there is none.
+        tests: the tests that failed in this way, the one with most submissions first.
+        submissions: the submissions that failed in this way.
         share: the share of these submissions among all submissions.
     """
 
@@ -263,8 +264,9 @@ def _lesson(sort: str, runs: list[tuple[SubmissionResult, TestResult, BadRun]], 
 
 @dataclass(frozen=True, slots=True)
 class SlowTest:
-    """The CPU seconds of one test: the median submission's median run, and the slowest submission's 95th percentile.
-    ``share`` is the test's CPU time relative to that of the slowest test."""
+    """The times of one test. ``cpu_s`` and ``lab_s`` are the CPU seconds and the virtual seconds of the median submission's
+    median run. ``worst_lab_s`` is the 95th percentile of the slowest submission's virtual seconds. ``share`` compares
+    ``cpu_s`` with that of the slowest test, whose share is 1."""
 
     lab: str
     name: str

@@ -25,8 +25,8 @@ def write(report: Report, folder: Path, output: Path) -> list[str]:
     Args:
         report: the report.
         folder: the report's folder, which has the traces.
-        output: a folder, which may exist, or a file whose name ends in ``.zip``. Only the folder has pictures of failing
-            runs, because course systems take single files.
+        output: a folder, which may exist, or a file whose name ends in ``.zip``. The zip has no pictures of failing runs,
+            because course systems accept only a single file for each submission.
 
     Returns:
         Notes for the terminal.
@@ -73,7 +73,8 @@ def _name(submission: SubmissionResult) -> str:
     """The name of the file in the zip, in the form that the course system expects."""
     if not submission.prefix:
         return f"{submission.slug}.html"
-    # The name must begin as in the system's own download: for Moodle with the folder, for Canvas with the same prefix.
+    # The name must begin as in the system's own download: in Moodle with the submission's folder, in Canvas with the prefix
+    # of the submission's files.
     return f"{submission.prefix}{'/' if moodle_name(submission.prefix) else ''}feedback.html"
 
 

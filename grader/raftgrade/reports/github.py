@@ -25,8 +25,8 @@ def render(report: Report, folder: Path | None = None, to_file: bool = False) ->
         report: the report. The output's replay commands contain no paths of this machine, because students run them
             elsewhere.
         folder: the report's folder, which has copies of the submissions.
-        to_file: whether the summary is always part of the text. If not, it goes to the file ``$GITHUB_STEP_SUMMARY`` if that
-            variable is set.
+        to_file: make the summary a part of the text in any case. Otherwise, if ``$GITHUB_STEP_SUMMARY`` is set, the summary
+            goes to the file that this variable names.
 
     Raises:
         OSError: the summary cannot be written.
@@ -41,7 +41,7 @@ def render(report: Report, folder: Path | None = None, to_file: bool = False) ->
 
 
 def commands(report: Report, folder: Path | None = None) -> list[str]:
-    """An annotation for each failed test, at the line of the student's code that failed. If no line is known, because the
+    """An annotation for each failed test, at the line where the student's code failed. If no line is known, because the
     failure showed only in messages, the annotation is at the class."""
     lines = []
     for submission in report.submissions:

@@ -22,14 +22,14 @@ _ID_COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "canvas": (("sis login id", "sis user id"), ("id",), ("student",)),
     "moodle": (("email address", "username", "id number"), ("identifier",), ("full name",)),
 }
-_POSSIBLE = 4  # the row of maximum points is above this row; Canvas may add a row or two before it
-_NAMES = 2  # the index of the columns with names
+_POSSIBLE = 4  # the maximum points are in row 1, 2 or 3, because Canvas may add one or two rows above them
+_NAMES = 2  # the index of the tier of columns with names
 _CANVAS_COLUMN = re.compile(r".+\(\d+\)\s*$")
 # Moodle puts the kind of activity before an assignment's name, and the kind of value after it.
 _MOODLE_COLUMN = re.compile(r"[^:]+:\s*(?P<title>.+?)\s*\((?P<kind>[^()]+)\)\s*")
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?\s*%?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-_MAX_TITLES = 5  # in a message
+_MAX_TITLES = 5  # how many titles of columns a message lists
 
 
 class BadTemplate(Exception):
@@ -42,7 +42,8 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
     Args:
         template: the CSV that the system exports.
         system: ``"canvas"`` or ``"moodle"``.
-        column: the title of the column for the marks, which is added if it is missing. ``None``: the only column that fits.
+        column: the title of the column for the marks. If the gradebook has no such column, it is added. ``None``: use the
+            only column that fits.
 
     Returns:
         The filled-in CSV, and notes about what was left out.
@@ -102,7 +103,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         notes.append(f"Moodle will skip {above} above the assignment's maximum: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
-    # The system identifies its rows and reads the marks by these columns, so they must stay as they are.
+    # From these columns, the system reads whose row it is and the mark. So their cells must stay as they are.
     exact = {place, *(column for tier in tiers[:_NAMES] for column in tier)}
     for row in rows:
         safe = [cell if column in exact else safe_cell(cell) for column, cell in enumerate(row)]
@@ -275,7 +276,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
     by_id: dict[int, tuple[int, int]] = {}  # the tier and the person, by row
     contradictory: set[int] = set()  # rows
     rows_named = Counter(folded_name(name) for texts in rows for name in texts[_NAMES] if name)
-    others: dict[int, set[int]] = {}  # other people, whom a row fits less well
+    others: dict[int, set[int]] = {}  # by row: the other people whom this row fits, but less well
     for row, texts in enumerate(rows):
         for tier in range(_NAMES):
             found = directory.find(texts[tier])
@@ -289,8 +290,8 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
         named = directory.find([], texts[_NAMES])
         others.setdefault(row, set()).update(each for each in named if not people[each][1].students)
         if row in by_id:
-            # An id is not enough if the row has another student's name. An id that the system assigned, not the course, is
-            # not enough either if another row has the student's name.
+            # An id is not enough if the row has another student's name. If the system assigned the id, and not the course,
+            # the id is also not enough if another row has this student's name.
             tier, person = by_id[row]
             mine = people[person][1]
             elsewhere = tier > 0 and not named and rows_named[folded_name(people[person][0].name)] > 0
@@ -305,7 +306,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
             continue
         found = directory.find([], texts[_NAMES])
         # Two students may have the same name. If this gradebook identifies students by ids, and this student's ids are known
-        # but not in it, the row belongs to another student.
+        # but not in the gradebook, the row belongs to another student.
         if len(found) == 1 and not (by_id and people[found[0]][1].students and people[found[0]][0].ids):
             fits.setdefault(found[0], []).append((_NAMES, row))
     place_of = {}
@@ -324,7 +325,7 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
 
 
 def _from_name(submission: SubmissionResult) -> Student:
-    """The author of a submission of which only the name is known: the name of a folder, which may be an id."""
+    """The author of a submission if only the submission's name is known. This is the name of a folder, and may be an id."""
     name = submission.name.strip()
     about = moodle_name(name) or canvas_name(name)
     if about is None:
@@ -395,7 +396,7 @@ def _above(most: str, points: float) -> bool:
 
 
 def safe_cell(cell: str) -> str:
-    """Quote text that a spreadsheet would run as a formula. Numbers stay as they are, even if they begin with a sign, and so
-    does "-", by which Moodle means that there is no mark."""
+    """Quote text that a spreadsheet would run as a formula. Numbers stay as they are, even if they begin with a sign. So
+    does "-": in Moodle, it means that there is no mark."""
     formula = cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell) and cell.strip() != "-"
     return f"'{cell}" if formula else cell

@@ -137,7 +137,8 @@ def pictures(report: Report, folder: Path, output: Path | None) -> Pictures:
                 try:
                     page.write(trace, picture)
                 except (BadTrace, page.CannotShow):
-                    continue  # too large, or cut off by a full disk; the page still shows the replay command
+                    # The trace is too large, or was cut off by a full disk; the page still shows the replay command.
+                    continue
             links[submission.slug, bad.trace] = os.path.relpath(picture, output.parent).replace(os.sep, "/")
     return links
 

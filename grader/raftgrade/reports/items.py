@@ -18,12 +18,12 @@ class Item:
     """A test as a question.
 
     Attributes:
-        judged: the number of submissions in which it was judged.
+        judged: the number of submissions in which the test was judged.
         share: the mean share of the test's points that these submissions earned (the item difficulty: 1 is easiest);
             ``None`` if there are no such submissions.
         discrimination: the correlation, from -1 to 1, between the points in this test and the points in all other tests;
             ``None`` if there are fewer than :data:`MIN_SUBMISSIONS`, or all of them earned the same.
-        note: what is remarkable about it, in words; may be empty.
+        note: what is remarkable about the test, in words; may be empty.
     """
 
     test: TestResult
@@ -55,7 +55,7 @@ def _item(test: TestResult, place: int, graded: list[SubmissionResult]) -> Item:
 
 
 def _share(test: TestResult) -> float:
-    """The share of its points that a test earned. Tests without points count by the runs that passed."""
+    """The share of its points that a test earned. For a test without points, the share of its runs that passed."""
     if test.max_points:
         return test.points / test.max_points
     runs = sum(network.passes + network.failures for network in test.networks)

@@ -10,7 +10,7 @@ from raftgrade.results import UNTESTED, NetworkResult, Report, SubmissionResult,
 from raftlab.explain import render as explain
 from raftlab.safe_text import count, printable, spans
 
-MAX_FAILURES = 3  # of one test, in full
+MAX_FAILURES = 3  # how many failures of one test are shown in full
 
 
 def render(report: Report) -> str:
@@ -82,8 +82,8 @@ def _kind(test: TestResult) -> str:
 
 
 def _failures(test: TestResult, raft: str) -> list[str]:
-    """The first run of each class of failure on each network, with its explanation. Its command has no path of this machine,
-    because others read the report."""
+    """The first run of each class of failure on each network, with its explanation. The replay command has no path of this
+    machine, because others read the report."""
     failures = []
     for network in test.networks:
         for sort, number in network.classes.items():

@@ -36,7 +36,7 @@ def render(report: Report) -> str:
         ],
     }
     if submission.state == "refused" and not submission.settled:
-        # An answer that is not gradable costs the student none of their attempts.
+        # If the answer says that the submission is not gradable, the student loses no attempt.
         errors = [one_line(problem.text, 600) for problem in submission.problems]
         data |= {"gradable": False, "format_errors": errors, "tests": []}
     limit = _MAX_OUTPUT

@@ -15,7 +15,7 @@ from raftlab.safe_text import count, number, one_line, printable, spans
 
 Pictures = dict[tuple[str, str], str]  # slug, trace → link
 OPEN_GROUPS = 3  # how many ways of failing are shown without a click
-_HASH_DIGITS = 16  # of a submission's hash; enough to tell any two submissions apart
+_HASH_DIGITS = 16  # how much of a submission's hash is shown: enough to tell any two submissions apart
 MAX_PLACES = 6  # how many tests are listed for one way of failing; the others are only counted
 
 

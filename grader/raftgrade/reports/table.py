@@ -18,7 +18,7 @@ WIDTH = 100  # columns
 MAX_ALIKE = 3  # how many failures of one lab with the same rule or kind are shown in full
 _STATES = {"absent": "nothing handed in"}  # the overview's words for states whose names are not clear enough
 _NOT_JUDGED = "Not judged (the machine's fault or ours: no mark is lost)"
-_MIN_NAME_WIDTH = 20  # columns. Tests' titles are much longer than their names, so they are shown with the failures
+_MIN_NAME_WIDTH = 20  # columns. A test's title is much longer than its name, so only the failures show titles
 
 
 def render(
@@ -136,7 +136,7 @@ def _table(lab: str, whose_raft: str, tests: list[TestResult], networks: list[st
     timed = "sim" if "sim" in networks else networks[0]
     headers = ["test", "points", *networks, "p50 s", "p95 s", "RPCs"]
     rows = [_row(test, networks, timed) for test in tests]
-    padding = tabulate.MIN_PADDING  # of a heading; two spaces separate columns
+    padding = tabulate.MIN_PADDING  # tabulate makes each heading wider by this; two spaces separate columns
     others = sum(
         2 + max(len(heading) + padding, *(len(row[column]) for row in rows))
         for column, heading in enumerate(headers)
@@ -300,7 +300,7 @@ def _overview(report: Report) -> str:
 
 
 def _tabulate(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
-    # Numbers are formatted already. Without this, tabulate would format a name such as "007" as a number.
+    # Numbers are formatted already. Without disable_numparse, tabulate would format a name such as "007" as a number.
     text = tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
     return str(text)
 

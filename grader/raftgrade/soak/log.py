@@ -1,8 +1,8 @@
-"""The log of a soak: one line for each finished block, and tables of their sums.
+"""The log of a soak: one line for each finished block, and tables that add up the blocks.
 
     DIR/soak.jsonl      one line for each block, on disk before the next block starts
     DIR/failures.jsonl  one line for each run that failed or could not be judged, written when it happens
-    DIR/reach.json      why an implementation cannot do a lab; empty if it can
+    DIR/reach.json      for each implementation and lab: why the implementation cannot do the lab; empty if it can
     DIR/submissions/    copies of the implementations; these are what is run
     DIR/traces/         the traces of failed runs
     DIR/logs/           the output of failed runs
@@ -45,7 +45,7 @@ class Block(msgspec.Struct, kw_only=True, frozen=True):
         impl_hash: a fingerprint of the implementation.
         beside_hog: whether endless loops kept the processors busy.
         runs: how many runs there were; a run is one test with one seed. ``failures`` and ``unjudged`` count some of these.
-        seeds: the first seed, and one past the last.
+        seeds: the first seed, and the number after the last seed.
         tests: how many tests there were.
         cpu_s: CPU seconds of the runs (judge and hosts), without starting their processes.
         processes: how many processes of the soak there were after the block, the soak itself included.
@@ -168,7 +168,7 @@ def read_all(folders: Iterable[Path]) -> list[Block]:
     """The blocks of several logs, the oldest first. A folder that is named twice counts once.
 
     Raises:
-        BadFolder: a folder has no log, or it is damaged.
+        BadFolder: a folder has no log, or its log is damaged.
     """
     distinct = {folder.resolve(): folder for folder in folders}
     return sorted((block for folder in distinct.values() for block in read(folder)), key=lambda block: block.started)
@@ -185,7 +185,7 @@ def current_blocks(blocks: Sequence[Block]) -> list[Block]:
 
 
 def exit_code(blocks: Iterable[Block]) -> int:
-    """1 when a run failed, else 2 when one could not be judged, else 0."""
+    """1 if a run failed. If none failed: 2 if a run could not be judged, and otherwise 0."""
     blocks = list(blocks)
     return 1 if any(block.failures for block in blocks) else 2 if any(block.unjudged for block in blocks) else 0
 

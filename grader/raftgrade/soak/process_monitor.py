@@ -1,6 +1,6 @@
 """Watch the processes of a soak: measure their memory, find those that are left over, and create load beside them.
 
-It reads ``/proc``, so it runs on Linux only.
+This module reads ``/proc``, so it works only on Linux.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 EVERY_S = 0.5  # seconds between two measurements of memory
 GONE_S = 5.0  # how many seconds a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# A program that loops until its parent ends, for whatever reason. The end of the parent closes the pipe to its stdin.
+# A program that loops until its parent ends. Even if the parent is killed, its end closes the pipe to the program's stdin.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )
@@ -122,7 +122,7 @@ def hogs(number: int) -> Iterator[set[int]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(number):
-            # A process group of its own, so that Ctrl-C reaches only us.
+            # Each loop gets a process group of its own, so that Ctrl-C reaches only this process.
             command = [sys.executable, "-I", "-S", "-c", _HOG]
             running.append(subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0))
         yield {process.pid for process in running}

@@ -1,9 +1,9 @@
 """Run suites and random scenarios for hours, and watch memory and processes as they run (``raftgrade soak IMPL…``).
 
-The work is split into blocks: a range of fresh seeds of one lab, one implementation and one network. Blocks that differ only
-in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally many runs. A
-finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues after it. If
-the soak is killed, only the block that was running is lost.
+The work is split into blocks. A block runs a range of fresh seeds for one lab, one implementation and one network. Blocks
+that differ only in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally
+many runs. A finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues
+after it. If the soak is killed, only the block that was running is lost.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class SoakSettings:
     Attributes:
         labs: the labs to run; ``None``: all, but lab 3 only if an implementation has a service.
         seconds: no block starts after this time; may be infinite.
-        passes: the number of seeds of each test after which the soak ends; ``None``: no limit.
+        passes: the soak ends when each test has run with this many seeds; ``None``: no limit.
         seed: the first seed.
         jobs: how many jobs run in parallel, by network.
         hogs: the number of endless loops that keep the processors busy during each block on the real network.
@@ -178,7 +178,7 @@ def run(settings: SoakSettings, commands: Commands, catalogue: Catalogue, stream
     """Run blocks until the time or the seeds are used up, and print the table.
 
     Args:
-        stream: where messages go while it runs.
+        stream: where messages go while the soak runs.
 
     Returns:
         The exit code.
@@ -342,9 +342,9 @@ class _Soak:
         return f"{lab} {hash[:16]} {self._code}"
 
     def _obstacles(self, target: JobTarget, hash: str, known: dict[str, str], folder: Path) -> dict[str, str]:
-        """For each lab, the reason why ``target`` cannot do it; empty if it can. Labs that build on a lab that it cannot do
-        are left out. ``target`` can do a lab if it passes the contract check, and passes the lab's first test with at least
-        one of :data:`TRIALS` seeds."""
+        """For each lab, the reason why ``target`` cannot do the lab; empty if it can. If it cannot do a lab, the labs that
+        build on that lab are left out. ``target`` can do a lab if it passes the contract check, and passes the lab's first
+        test with at least one of :data:`TRIALS` seeds."""
         obstacles: dict[str, str] = {}
         for lab in self._labs:
             features = labs.LABS[lab].features
@@ -481,8 +481,7 @@ class _Soak:
         )
 
     def _make_trace_quota(self, slug: str) -> None:
-        """Make the quota for an implementation's traces. It first counts the traces that earlier soaks left in the
-        folder."""
+        """Make the quota for an implementation's traces. The traces that earlier soaks left in the folder count, too."""
         if slug not in self._trace_quotas:
             folder = self._log.folder / "traces" / slug
             quota = self._trace_quotas[slug] = TraceQuota(folder, TRACE_QUOTA)
@@ -531,7 +530,7 @@ class _Soak:
         self._report_growth(f"a process of {', '.join(map(printable, of))}", of, block.memory_mb.child)
 
     def _report_growth(self, owner: str, key: tuple[str, ...], now: float) -> None:
-        """Report that memory has grown by more than :data:`GROWTH_MB` since the first block, or since the last such
+        """Report if memory has grown by more than :data:`GROWTH_MB` since the first block, or since the last such
         report."""
         first = self._baseline.setdefault(key, now)
         if now > first + GROWTH_MB:

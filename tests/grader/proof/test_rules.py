@@ -55,7 +55,10 @@ def test_a_line_without_a_rule_is_reported() -> None:
     [
         ({"bug": "2a/none"}, "one vote: the bank has no bug '2a/none'"),
         ({"test": "no_test"}, "one vote: 2a/el-double-vote is not caught by 'no_test', as its file says"),
-        ({"labs": ("2B",)}, "one vote: its bug 2a/el-double-vote is tried in lab 2A, not one of the rule's labs"),
+        (
+            {"labs": ("2B",)},
+            "one vote: its bug 2a/el-double-vote is tried in lab 2A, which is not one of the rule's labs",
+        ),
         ({"labs": ("2A", "9Z")}, "one vote: there is no lab '9Z'"),
     ],
 )

@@ -97,7 +97,7 @@ def agree(host: WarmHost, servers: int, commands: int) -> Servers:
 
 @dataclass(frozen=True)
 class WrittenLog:
-    """A log written through a leader, of ``reached`` entries; CPU and virtual seconds are for all of them."""
+    """A log of ``reached`` entries, written through a leader. CPU and virtual seconds are for all entries."""
 
     reached: int
     cpu_s: float

@@ -309,7 +309,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _rounded(value: float, digits: int = 3) -> str:
-    """``value`` with ``digits`` significant digits, and more if it has more before the decimal point: 12,345, not 12,300."""
+    """``value`` with ``digits`` significant digits, but all digits before the decimal point: 12,345, not 12,300."""
     if value >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}" if value else "0"

@@ -30,7 +30,7 @@ def rest(items: Sequence[Item]) -> list[Item]:
 
 
 def marks(number: int, one_in: int = ONE_IN) -> list[pytest.MarkDecorator]:
-    """The marks of the test of a bank's entry, by the entry's number in the bank."""
+    """The marks for the test of one entry of a bank. ``number`` is the entry's place in the bank."""
     return [NOT_DAILY] if number % one_in else []
 
 

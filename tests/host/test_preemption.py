@@ -47,8 +47,8 @@ def count(c):
 
 
 def run(code: str, name: str, *args: Any, switches: list[int] | None = None) -> Any:
-    """Execute ``code`` with switch points, and call the function ``name`` in it. There is a switch at every switch point,
-    and its line is added to ``switches``."""
+    """Execute ``code`` with switch points, and call the function ``name`` in it. There is a switch at every switch
+    point, and the line of each switch point is added to ``switches``."""
 
     def switch() -> None:
         if switches is not None:

@@ -44,9 +44,9 @@ def agrees_with_brute_force(seed: int) -> bool:
 def explains(
     history: list[Operation], key: Hashable, order: tuple[Operation, ...], unplaced: tuple[Operation, ...]
 ) -> None:
-    """Checks the reason that is given for a refusal. The order must be possible, and must have every operation that returned
-    before the one in `unplaced`. The operations that were called before the unplaced one returned must not be linearizable,
-    because otherwise the unplaced one would have a place."""
+    """Checks the reason that is given for a refusal. The order must be possible, and must have every operation that
+    returned before the operation in `unplaced` returned. The operations that were called before the unplaced one
+    returned must not be linearizable, because otherwise the unplaced one would have a place."""
     assert len(unplaced) == 1
     assert unplaced[0].op in ("get", "swap")
     end = unplaced[0].return_

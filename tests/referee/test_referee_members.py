@@ -97,7 +97,7 @@ def test_copies_of_a_learner_do_not_count() -> None:
 def test_a_leader_that_becomes_the_only_member_commits_alone() -> None:
     history = History(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
     history.referee.change_requested(0, frozenset(C1))
-    # The entries that it had before, and the change itself, are committed at once, without a message.
+    # The entries that S0 had before the change, and the change itself, are committed at once, without a message.
     history.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 
 

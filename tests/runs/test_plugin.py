@@ -1,5 +1,5 @@
-"""Tests of what pytest prints about a run: none of the suite's code if the student's code fails, but a full traceback if
-raftlab itself does."""
+"""Tests of what pytest prints about a run: none of the suite's code if the student's code fails, but a full traceback
+if raftlab itself fails."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def _version(python: str) -> str:
 
 @cache
 def all_hashes(part: Part) -> list[dict[str, str]]:
-    """The hashes of one part of the tests that two processes of this Python print, and one process of each other Python. The
-    processes run at the same time, because one after another they took minutes."""
+    """The hashes of one part of the tests, as two processes of this Python and one process of each other Python print
+    them. The processes run at the same time, because one after another they took minutes."""
     runs = [(info.lab, info.name, seed, schedule) for info, runs in part(chosen_runs()) for seed, schedule in runs]
     paths = f"{ROOT / 'labs'}{os.pathsep}{ROOT / 'grader'}"
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"}

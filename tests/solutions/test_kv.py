@@ -134,8 +134,8 @@ class Server:
         return session
 
     def said(self, op: str, session: int, serial: int, key: str = "", *args: Any) -> Any:
-        """The value in the reply to a request. The reply must be "ok". Like a clerk, it repeats a request that is answered
-        with "try_again": a service gives up after about a second, which may pass on a busy machine."""
+        """The value in the reply to a request. The reply must be "ok". Like a clerk, this method repeats a request that
+        is answered with "try_again": a service gives up after about a second, which may pass on a busy machine."""
         deadline = time.monotonic() + LONG
         while (reply := self.ask(op, session, serial, key, *args)).status == "try_again":
             assert time.monotonic() < deadline, reply

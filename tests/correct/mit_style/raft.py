@@ -14,7 +14,7 @@ from raftlab.api import log
 DEBUG = True
 NOBODY = -1
 HEARTBEAT_MS = 100
-# The election timeout. The ticker adds up how long it has slept since it last heard from a leader.
+# The election timeout. The ticker adds up how long it has slept since the server last heard from a leader.
 ELECTION_MS = 400
 
 

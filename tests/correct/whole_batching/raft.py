@@ -3,8 +3,8 @@ server cover everything that was appended. Roles are objects. A new leader appen
 entries.
 
 The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
-goes through C_old,new, and C_new follows in the next batch. A lease begins when the leader sent the messages that were
-answered.
+goes through C_old,new, and C_new follows in the next batch. Once a majority has answered, the leader has a lease, which
+counts from the time when the answered messages were sent.
 """
 
 from __future__ import annotations
@@ -352,7 +352,7 @@ class Raft:
         leader, remote, current = found
         if reply.success:
             upto = args.prev_log_index + len(args.entries)
-            # The two logs agree at `most`, so they also agree on everything that was sent since.
+            # The two logs agree at `most`, so they also agree on the entries of this message.
             remote.match = max(remote.match, upto)
             remote.most = max(remote.most, remote.match)
             if remote.leaves_at is not None and min(upto, args.leader_commit) >= self.store.latest[0]:

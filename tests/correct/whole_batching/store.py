@@ -12,7 +12,7 @@ from raftlab.api import Persister
 
 
 class Store:
-    """Changes are made in memory; ``flush`` writes all changes since the last one in one save."""
+    """Changes are made in memory; ``flush`` writes all changes since the last flush in one save."""
 
     def __init__(self, persister: Persister, members: frozenset[int]) -> None:
         self._persister = persister

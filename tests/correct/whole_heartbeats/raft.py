@@ -1,6 +1,6 @@
 """A Raft of labs 2A to 2F that sends heartbeats separately from entries. A heartbeat has prev_log_index 0, carries no
-entries and commits nothing. Each follower has a thread that sends it entries and commit indexes, and that lives as long as
-the leadership.
+entries and commits nothing. For each follower, the leader has a thread that sends it entries and commit indexes. These
+threads end with the leadership.
 
 One loop plays the three roles in turn. A leader resigns if it has had no answers from a majority for a while. In every lab,
 servers ignore candidates while they know a leader. A candidate asks for votes before it saves its own. After refusals, a

@@ -56,7 +56,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    hush: bool = False  # whether the leader relies on the receiver to vote for nobody for a while (for its lease)
+    hush: bool = False  # whether the leader's lease needs the receiver to vote for nobody for a while
 
 
 @dataclass(frozen=True)
@@ -402,7 +402,7 @@ class Raft:
         return any(self.me in [*(each.members or ()), *(each.old_members or ())] for each in [entry, *later])
 
     def _ask(self, server: int, args: RequestVoteArgs, this: int, said_yes: set[int]) -> None:
-        """Count one pre-vote. With a majority of them, start the election."""
+        """Ask one server for a pre-vote and count it. With a majority of pre-votes, start the election."""
         if server != self.me:
             reply = self.peers[server].call("pre_vote", args)
             if reply is None:

@@ -76,7 +76,9 @@ class Raft:
         self.last_applied = 0
         self.next_index = {}
         self.match_index = {}
-        self.snapshot_sent = {}  # server -> when the thread that sends it a snapshot last got an answer, and its number
+        # By server: the time of its last answer to the thread that sends it a snapshot. The time is in a list that
+        # belongs to that thread.
+        self.snapshot_sent = {}
         self.leader = NOBODY
         self.leader_heard = -ELECTION_MS[1]
         self.questions = 0  # how many rounds of pre-votes there have been

@@ -38,7 +38,7 @@ WINDOW = 8
 # After how many seconds without an answer a replicator starts over from the last acknowledged entry.
 PATIENCE = 0.25
 CHUNK = 4096
-# A learner that lacks at most this many entries has caught up, and it has this many seconds to get there.
+# A learner has caught up when it lacks at most CLOSE entries. This must happen within CATCH_UP_WITHIN seconds.
 CLOSE = 4
 CATCH_UP_WITHIN = 5.0
 # How many heartbeats a removed server still gets.

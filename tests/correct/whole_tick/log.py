@@ -74,7 +74,8 @@ class Log:
                 )
 
     def merge(self, prev: int, entries: list[Entry]) -> bool:
-        """Store the entries after ``prev``, where the logs are known to agree. Returns whether anything has changed."""
+        """Store the entries after ``prev``, an index at which the logs are known to agree. Returns whether anything has
+        changed."""
         for index, entry in enumerate(entries, prev + 1):
             if self.term(index) != entry.term:
                 del self.entries[index - self.base - 1 :]

@@ -41,8 +41,8 @@ TICK = 0.05
 # Within how many seconds new servers must catch up.
 CATCH_UP_WITHIN = 5.0
 READ_WITHIN = 1.3
-# How long a lease lasts, in seconds. The first of the ticks that a server must be quiet may come at once, so it does not
-# count.
+# How long a lease lasts, in seconds. A server must be quiet for ELECTION_TICKS ticks. The first of them may come at
+# once, so it does not count.
 LEASE = (ELECTION_TICKS - 1) * TICK / MAX_DRIFT
 
 

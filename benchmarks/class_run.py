@@ -210,8 +210,8 @@ def print_usage(name: str, usage: Usage) -> None:
     early, final = usage.early_and_final_memory()
     share = sum(usage.busy) / max(1, len(usage.busy))
     print(
-        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader used {early:.0f} MB after a tenth of that, {final:.0f} MB at"
-        f" the end and {max(size for _, size in usage.memory):.0f} MB at most; all processes together"
+        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader used {early:.0f} MB after a tenth of this time, {final:.0f} MB"
+        f" at the end and {max(size for _, size in usage.memory):.0f} MB at most; all processes together"
         f" {usage.peak_together:.0f} MB at most; the processors were {share:.0%} busy",
         flush=True,
     )

@@ -607,7 +607,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size.add_argument("--quick", action="store_true", help="tiny sizes, to check that the page comes out complete")
     size.add_argument("--brief", action="store_true", help="smaller sizes, measured once, for a busy machine")
     parser.add_argument("--out", type=Path, default=ROOT / "handouts", metavar="DIR", help="default: handouts")
-    parser.add_argument("--simloop", metavar="PYTHON", help="a Python that has simloop, to compare with it")
+    parser.add_argument("--simloop", metavar="PYTHON", help="also measure simloop, which is installed in this Python")
     options = parser.parse_args(argv)
     sizes = QUICK if options.quick else BRIEF if options.brief else FULL
     measured = take_measurements(

@@ -254,5 +254,5 @@ def test_each_further_failure_is_needed() -> None:
         row = _row_of(*said)
         assert row is not None
         name = known_bugs.name_of(row)
-        assert title in needed or name not in shown, f"another failure than {title} shows this row, too: {name}"
+        assert title in needed or name not in shown, f"a failure other than {title} shows this row, too: {name}"
         shown.add(name)

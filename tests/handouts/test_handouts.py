@@ -115,7 +115,7 @@ def transcript(lab: str, command: str) -> str:
     """The block below ``<!-- transcript: command -->``."""
     text = text_of(lab)
     mark = f"<!-- transcript: {command} -->\n```\n"
-    assert text.count(mark) == 1, f"lab {lab} has no transcript of `{command}`, or two"
+    assert text.count(mark) == 1, f"lab {lab} must have exactly one transcript of `{command}`"
     return text.partition(mark)[2].partition("```")[0]
 
 
@@ -340,7 +340,7 @@ def output_with_numbers_of(shown: str, lab: str) -> str:
     """What `raftlab test` prints if every test of the lab passes with the numbers in ``shown``. This runs no test."""
     passed = [match for line in shown.splitlines() if (match := _PASSED.fullmatch(line))]
     runs = session.planned(session.plan(lab), range(1), None)
-    assert len(passed) == len(runs), "another number of tests"
+    assert len(passed) == len(runs), "the handout shows more or fewer tests than the lab has"
     out = io.StringIO()
     board = ProgressBoard(out, lab, runs)
     for planned, (_, lab_s, servers, rpcs, size, unit, entries) in zip(
@@ -430,7 +430,7 @@ def test_the_limits_of_2b_are_those_of_the_suite() -> None:
 
     def numbers(pattern: str, test: Callable[..., None]) -> list[int]:
         match = re.search(pattern, inspect.getsource(test))
-        assert match, f"{test.__name__} has moved on"
+        assert match, f"{test.__name__} no longer has a line that fits {pattern!r}"
         return [int(number) for number in match.groups()]
 
     (first,) = numbers(r"1 <= count <= (\d+)", lab_2b.test_rpc_counts)

@@ -122,7 +122,7 @@ def test_two_processes_make_the_same_runs(part: Part) -> None:
 OTHERS = interpreters()[1:]
 
 
-@pytest.mark.skipif(not OTHERS, reason="no other supported Python with raftlab's dependencies is at hand")
+@pytest.mark.skipif(not OTHERS, reason="no other supported Python with raftlab's dependencies is installed")
 @BOTH_PARTS
 def test_other_pythons_make_the_same_runs(part: Part) -> None:
     first, _, *others = all_hashes(part)

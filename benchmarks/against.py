@@ -5,8 +5,8 @@
 A *pass* is one run of each test of the labs in the simulator, on the version's own reference solution. Its cost is the CPU
 time of all processes: the judge, the hosts, and the processes that start runs or perform them. Starting a command costs
 the same for one pass as for many, so it is measured separately. A command is run with one seed and with 1 + N seeds. The
-difference divided by N is the cost of a pass. The cost of a start is that of the command with one seed minus that of a
-pass.
+difference divided by N is the cost of a pass. The cost of the command with one seed, minus the cost of a pass, is the
+cost of a start.
 
 Both costs are measured in three ways:
 

@@ -158,8 +158,8 @@ Write = Callable[..., Path]
 def write_raft(tmp_path: Path) -> Write:
     """Returns a function that writes a raft.py with the test's code and returns the folder of this file.
 
-    ``module`` goes to the module level, ``init`` to the end of ``__init__``, and ``methods`` after the other methods,
-    which it may override.
+    ``module`` goes to the module level, ``init`` to the end of ``__init__``, and ``methods`` after the template's own
+    methods, which they may override.
     """
 
     def write(init: str = "", methods: str = "", module: str = "", name: str = "submission") -> Path:

@@ -1,6 +1,7 @@
 """The sample of a large bank that ``pytest`` tries by default. CI tries the rest in commands of their own (``.ci/run``).
 
-What is not in the sample has the mark ``whole_bank``, and ``tests/conftest.py`` leaves it out unless it is asked for.
+Tests of what is not in the sample have the mark ``whole_bank``. ``tests/conftest.py`` leaves these tests out unless the
+command line asks for them.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def tools(commands: FakeCommands | None = None) -> Tools:
 
 
 def submission(folder: Path, name: str, script: dict[str, Any] | None = None, service: str | None = None) -> Path:
-    """Make a folder with the script of its jobs. ``service`` is the text of its ``kv.py``, if it has one."""
+    """Make a folder with the script of its jobs. With ``service``, the folder also has a ``kv.py`` with this text."""
     path = folder / name
     path.mkdir(parents=True)
     (path / "raft.py").write_text(json.dumps(script or {}))

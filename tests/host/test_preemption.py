@@ -153,8 +153,8 @@ def restore() -> Iterator[None]:
 
 
 def lock_users(schedule: str, seed: int) -> tuple[list[str], float]:
-    """Run four threads that take the same lock twice each. Returns the order in which they held it, and the virtual time at
-    the end."""
+    """Run four threads that take the same lock twice each. Returns the order in which the threads held the lock, and
+    the virtual time at the end."""
     kernel = Kernel(seed, schedule)
     kernels.install(kernel)
     server, lock, order = Incarnation(0, 0.0), Lock(), []

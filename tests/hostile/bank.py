@@ -28,7 +28,7 @@ class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``. At the level ``rlimits``, ``verdict_at_rlimits`` and ``says_at_rlimits`` replace them
+    must contain one of ``says``. At the level ``rlimits``, ``verdict_at_rlimits`` and ``says_at_rlimits`` hold instead,
     unless they are empty."""
 
     name: str

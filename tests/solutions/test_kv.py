@@ -24,7 +24,7 @@ from tests.conftest import ROOT, SOLUTION
 SERVICES = {"reference": SOLUTION.with_name("kv.py")} | {
     path.parent.name: path for path in sorted((ROOT / "tests" / "correct_services").glob("*/kv.py"))
 }
-# The limit of each wait, in seconds. It is far longer than any of them takes, even on a busy machine, so reaching it means
+# The limit of each wait, in seconds. No wait takes nearly as long, even on a busy machine, so reaching the limit means
 # that something is wrong.
 LONG = 10.0
 # Commands that no service puts into its log: values of other types, other fields, requests that make no sense.

@@ -55,8 +55,8 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(
 @pytest.mark.timeout(900)  # with --whole-suites
 @pytest.mark.parametrize("stage", each_of(LADDER[1:]))
 def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Each stage must fail most tests of the next suite. Some tests pass on it because they only require that something does
-    not happen."""
+    """Each stage must fail most tests of the next suite. Some tests pass on the stage because they only require that
+    something does not happen."""
     write_sources(tmp_path, starts.files(stage))
     whole = pytestconfig.getoption("--whole-suites")
     tests = catalogue.tests(stage)[slice(None) if whole else slice(1, None, 4)]

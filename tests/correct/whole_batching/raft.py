@@ -30,7 +30,8 @@ from store import Store
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1
@@ -71,8 +72,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Take the lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed
-        save, no thread can take the lock any more."""
+        """Take the lock. Changes are saved before the lock is released, unless they can wait for the next batch. After
+        a failed save, no thread can take the lock any more."""
         with self.changed:
             if self.broken is not None:
                 raise self.broken

@@ -27,7 +27,8 @@ from messages import (
 from raftlab.api import ApplyMsg
 
 DEBUG = False
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30

@@ -29,7 +29,8 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
@@ -443,7 +444,7 @@ class Raft:
                     progress.heard = now
                 progress.on_the_way += 1
                 work = (peer, progress, progress.attempt, *job)
-            # A call may take seconds, so it waits in a thread of its own while the replicator goes on.
+            # A call may take seconds, so each call has a thread of its own, and the replicator goes on meanwhile.
             threading.Thread(target=self._carry, args=work, daemon=True).start()
 
     def _start_over(self, progress: Progress, next_index: int) -> None:

@@ -1,5 +1,5 @@
-"""The log. It knows how far it is stable (saved), and keeps a few entries that the snapshot covers, for followers that
-lag."""
+"""The log. It knows which of its entries are stable (saved), and keeps a few entries that the snapshot covers, for
+followers that lag."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
 
 def verdicts(out: Path) -> Any:
     """The contents of a report without real times and paths: points, outcomes, virtual times, RPCs, bytes, failures with
-    their events, commands. They must not depend on when, where and in what order the runs took place."""
+    their events, commands. These contents must not depend on when, where and in what order the runs took place."""
     report = json.loads((out / "report.json").read_text())
     assert report["complete"], out
     for submission in report["submissions"]:

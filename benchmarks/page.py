@@ -137,8 +137,8 @@ class Measured:
 
 
 def _peer_rates(host: WarmHost, sizes: Sizes, simloop: str | None) -> dict[str, list[float]]:
-    """RPCs per CPU second of idle clusters. All are measured in turn, so that the load of the machine changes the ratios
-    little."""
+    """RPCs per CPU second of idle clusters. All clusters are measured alternately, so that the load of the machine
+    hardly changes the ratios."""
     second = sizes.idle_s
     measures: dict[str, Callable[[], float]] = {
         OUT_OF_PROCESS: lambda: idle_rate(host, second),

@@ -56,7 +56,8 @@ def test_a_kit_has_what_students_need_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("with_grader", [False, True])
 def test_no_text_of_the_solutions_is_in_a_kit(with_grader: bool) -> None:
-    """No file has five successive lines of the solutions, and no code has a long line, comment or docstring of theirs."""
+    """No file has five successive lines of the solutions, and no code has a long line, comment or docstring of the
+    solutions."""
     found = files(with_grader=with_grader)
     texts = {name: data.decode() for name, data in found.items()}
     skeleton = "\n".join(starts.files().values())

@@ -116,7 +116,8 @@ def test_a_granted_pre_vote_raises_the_term_of_the_candidate_only() -> None:
 
 
 def test_a_negative_index_is_judged_like_any_other() -> None:
-    """A server that names index -1 as the end of its log is wrong, but that must not end as an error of the judge."""
+    """A server that names index -1 as the end of its log is wrong, but this mistake must not become an error of the
+    judge."""
     history = begun()
     args = {"term": 2, "candidate_id": 1, "last_log_index": -1, "last_log_term": 0}
     history.referee.sent(1, 2, "request_vote", args)

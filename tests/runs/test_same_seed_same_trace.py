@@ -42,7 +42,7 @@ print(json.dumps(hashes))
 
 def chosen_runs() -> list[tuple[TestInfo, list[tuple[int, str | None]]]]:
     """Tests with the seeds and schedules of their runs: each test of lab 2A with two seeds, the first three tests of labs 2A
-    and 2C with every schedule, and every sixth test of the other labs. Running all tests of those labs took minutes
+    and 2C with every schedule, and every sixth test of the other labs. Running all tests of the other labs took minutes
     on a busy machine, and found nothing more."""
     found = []
     for lab in labs.LABS:

@@ -474,8 +474,8 @@ def test_equal_states_have_equal_snapshots(services: Services) -> None:
 
 
 class Peers:
-    """Three servers that a test plays. The leader gives the replies that the test has prepared, in this order, and then "ok"
-    to every request. The others refuse all requests."""
+    """Three servers that a test plays. The leader first gives the replies that the test has prepared, one after the
+    other, and then answers every request with "ok". The others refuse all requests."""
 
     def __init__(self, kv: ModuleType) -> None:
         self.kv = kv

@@ -1,5 +1,5 @@
-"""Tests of the stages of the reference: with the labs up to N only, it passes the suites up to lab N and fails the next one.
-The skeleton fails every test.
+"""Tests of the stages of the reference. A stage has only the labs up to lab N: it passes the suites of these labs and
+fails the next suite. The skeleton fails every test.
 
 To save time, each stage runs only a part of its own suite and of the earlier ones. All stages together run every second
 test, each of them once. A stage also runs every fourth test of the next suite, and the skeleton runs every third test. The

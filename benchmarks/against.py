@@ -5,8 +5,8 @@
 A *pass* is one run of each test of the labs in the simulator, on the version's own reference solution. Its cost is the CPU
 time of all processes: the judge, the hosts, and the processes that start runs or perform them. Starting a command costs
 the same for one pass as for many, so it is measured separately. A command is run with one seed and with 1 + N seeds. The
-difference divided by N is the cost of a pass. What the command with one seed costs more than a pass is the cost of its
-start.
+difference divided by N is the cost of a pass. The cost of the command with one seed, minus the cost of a pass, is the
+cost of a start.
 
 Both costs are measured in three ways:
 
@@ -59,7 +59,8 @@ class Version:
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.root / "labs"), str(self.root / "grader")])
-        # With this variable nobody would write bytecode (hosts never do), and each host would have to compile raftlab.
+        # Leave this variable out: with it, nobody would write bytecode (hosts never do), and each host would compile
+        # raftlab.
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {**kept, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
@@ -127,7 +128,7 @@ def _children_cpu() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU seconds of one pass, and of the start of its commands; ``tests`` is the number of its runs."""
+    """CPU seconds of one pass of ``tests`` runs, and of starting the commands that perform it."""
 
     tests: int
     pass_s: float

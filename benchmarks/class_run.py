@@ -50,7 +50,8 @@ KINDS = (  # the kinds of the first twelve submissions; they repeat after that
     *("correct", "unfinished", "unfinished", "broken", "unfinished", "nothing"),
     *("bug", "unfinished", "unfinished", "unfinished", "unfinished", "broken"),
 )
-# The first lab that an unfinished submission lacks. Submissions take turns, as in a class that works on labs 2B and 2C.
+# The first lab that an unfinished submission lacks. The unfinished submissions get these values in turn: most of the
+# class works on lab 2B or 2C.
 NEXT_LAB = ("2B", "2C", "2B", "2C", "2D")
 BROKEN = {
     "no-syntax": "class Raft\n",
@@ -92,8 +93,8 @@ def kinds(number: int) -> dict[str, str]:
 
 
 def _in_complete_reference(bug: bug_bank.Bug, reference: str) -> str | None:
-    """The reference's ``raft.py`` with all labs and the bug; ``None`` if later labs have changed those lines, or if the bug
-    is in another file."""
+    """The reference's ``raft.py`` with all labs and the bug; ``None`` if later labs have changed the lines that the bug
+    changes, or if the bug is in another file."""
     try:
         return replace(bug, before="").apply_to({"raft.py": reference})["raft.py"]
     except bug_bank.BadBank:
@@ -190,7 +191,7 @@ def grade(folder: Path, out: Path, runs: int, jobs: int, kill_at: int | None = N
 
 def verdicts(out: Path) -> Any:
     """The contents of a report without real times and paths: points, outcomes, virtual times, RPCs, bytes, failures with
-    their events, commands. They must not depend on when, where and in what order the runs took place."""
+    their events, commands. These contents must not depend on when, where and in what order the runs took place."""
     report = json.loads((out / "report.json").read_text())
     assert report["complete"], out
     for submission in report["submissions"]:
@@ -209,8 +210,8 @@ def print_usage(name: str, usage: Usage) -> None:
     early, final = usage.early_and_final_memory()
     share = sum(usage.busy) / max(1, len(usage.busy))
     print(
-        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader used {early:.0f} MB after a tenth of that, {final:.0f} MB at"
-        f" the end and {max(size for _, size in usage.memory):.0f} MB at most; all processes together"
+        f"  {name}: {usage.memory[-1][0]:.0f} s; the grader used {early:.0f} MB after a tenth of this time, {final:.0f} MB"
+        f" at the end and {max(size for _, size in usage.memory):.0f} MB at most; all processes together"
         f" {usage.peak_together:.0f} MB at most; the processors were {share:.0%} busy",
         flush=True,
     )
@@ -241,7 +242,7 @@ def count_errors(out: Path, usages: list[Usage], number: int) -> int:
 
 
 def killed_half(folder: Path, home: Path, options: argparse.Namespace) -> int:
-    """Grade with a SIGKILL in the middle, then to the end. Returns the number of errors."""
+    """Kill a grading run (SIGKILL) in the middle, and then let it continue to the end. Returns the number of errors."""
     out, at_kill = home / "killed", home / f"killed.{RECORDS}"
     usages = []
     if not at_kill.exists():
@@ -293,8 +294,8 @@ def main() -> int:
         "--kill-at",
         type=float,
         default=0.4,
-        help="kill when this share of all runs is done; runs of rejected submissions count but never happen, so keep it "
-        "well below 1",
+        help="kill when this share of all runs is done; runs of rejected submissions count but never happen, so keep the "
+        "share well below 1",
     )
     parser.add_argument(
         "--out", type=Path, help="keep everything in this folder, and continue what an earlier call started there"

@@ -97,7 +97,7 @@ def agree(host: WarmHost, servers: int, commands: int) -> Servers:
 
 @dataclass(frozen=True)
 class WrittenLog:
-    """A log written through a leader, of ``reached`` entries; CPU and virtual seconds are for all of them."""
+    """A log of ``reached`` entries, written through a leader. CPU and virtual seconds are for all entries."""
 
     reached: int
     cpu_s: float
@@ -157,7 +157,8 @@ def receive_log(host: WarmHost, entries: int) -> ReceivedLog:
         stored = c.server_state(0).state_size / 1000
         c.restart(0)
         steps.append(running.cpu())
-        # The server has its log but no longer knows the commit index. This message tells it, so it applies everything.
+        # The server has its log but no longer knows the commit index. This message tells the server that index, so the
+        # server applies everything.
         send(2000, entries, entries, entries)
         assert c.wait_for(APPLY_TIMEOUT, lambda: c.committed(entries)[0] == 1)
         steps.append(running.cpu())

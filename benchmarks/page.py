@@ -137,8 +137,8 @@ class Measured:
 
 
 def _peer_rates(host: WarmHost, sizes: Sizes, simloop: str | None) -> dict[str, list[float]]:
-    """RPCs per CPU second of idle clusters. All are measured in turn, so that the load of the machine changes the ratios
-    little."""
+    """RPCs per CPU second of idle clusters. All clusters are measured alternately, so that the load of the machine
+    hardly changes the ratios."""
     second = sizes.idle_s
     measures: dict[str, Callable[[], float]] = {
         OUT_OF_PROCESS: lambda: idle_rate(host, second),
@@ -309,7 +309,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _rounded(value: float, digits: int = 3) -> str:
-    """``value`` with ``digits`` significant digits, and more if it has more before the decimal point: 12,345, not 12,300."""
+    """``value`` with ``digits`` significant digits, but all digits before the decimal point: 12,345, not 12,300."""
     if value >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}" if value else "0"
@@ -362,8 +362,9 @@ def _ratios(measured: Measured, sizes: Sizes) -> str:
     left_out = "" if any("simloop" in name for name in rates) else " (simloop was not installed.)"
     return f"""## Beside other simulations
 
-What raftlab adds to a simulation, and what that costs: heartbeats of an idle cluster of five, measured in turn
-on the same machine{times}. The ratios depend little on the machine; the rates do.
+What does raftlab add to a simulation, and what does that cost? The table compares the heartbeats of an idle cluster of
+five in several simulations, measured alternately on the same machine{times}. The rates depend on the machine, the ratios
+only a little.
 
 {_table(["", "relative", "RPCs per CPU s"], rows)}
 
@@ -496,7 +497,7 @@ def _logs(measured: Measured, sizes: Sizes) -> str:
     lengths = sorted(each.reached for each in measured.preempted if each.reached < entries)
     preempted = f"We tried to write {entries:,} entries one by one in {count(seeds, 'run')} with preemption, each with "
     preempted += f"a different seed. {complete} succeeded"
-    others = "the other one" if len(lengths) == 1 else "the others"
+    others = "the other run" if len(lengths) == 1 else "the other runs"
     preempted += f", and {others} stopped at {', '.join(f'{length:,}' for length in lengths)}." if lengths else "."
     cells = []
     for repeats in measured.received:
@@ -550,8 +551,8 @@ def _comparison_with_mit(measured: Measured) -> str:
     return f"""## Compared with the original (MIT)
 
 MIT's 6.824 / 6.5840 suite waits in real time, so running it once takes minutes however fast the machine is. This is why
-raftlab has a simulator. MIT's numbers were measured separately: its 2024 tester with a published solution, Go 1.27 and
-2 cores of another machine. Its tests are different as well (28 in all, up to 2D), so compare only the cost of running
+raftlab has a simulator. MIT's numbers were measured separately: with MIT's tester of 2024, a published solution, Go 1.27
+and 2 cores of another machine. The tests are different as well (MIT has 28, up to 2D), so compare only the cost of running
 the whole suite once. The column for raftlab is for one seed of every test in sim, from the grading run above.
 
 {_table(["lab", "raftlab: tests", "raftlab: CPU s", "MIT: real s", "MIT: CPU s"], rows)}
@@ -566,12 +567,12 @@ _NATIVE_CORE = """## Why there is no native core
 
 A compiled core (an extension module built from the same source, with pure Python as the default) was tried on 30 November
 2026, on the machine of this page, under load. It is **not worth having: a pass of the tests of 2A to 2D becomes 1.21 times
-as fast**, and in grading 1.07 to 1.09 times. The condition was at least 1.3, with small and clean changes.
+as fast**, and in grading 1.07 to 1.09 times. We had asked for at least 1.3, with small and clean changes.
 
 mypyc 2.4.1 (gcc 12, `-O3`, Python 3.11) compiled 29 modules: kernel, locks, servers, codec, the judge's event loop, its
-network, and the referee's rules. The traces of all 125 tests of 2A to 2D were the same as those of pure Python. The table
-shows CPU time, pure Python divided by compiled. Both were measured in turn. The minimum of the rounds counts: once for the
-whole pass, and once for each test.
+network, and the referee's rules. The traces of all 125 tests of 2A to 2D were the same as those of pure Python. The ratio
+in the table is the CPU time with pure Python divided by the CPU time with the compiled core. The two were measured
+alternately, in several rounds. The minimum of the rounds counts, taken once over whole passes and once test by test.
 
 | measured | ratio | pure | compiled | rounds |
 |---|---:|---:|---:|---:|
@@ -585,17 +586,17 @@ whole pass, and once for each test.
 **Where a pass spends its time** (2,940 samples, every 4 ms of CPU time, seeds 1 to 4, all runs in one process): the
 student's file with the JSON that it writes 33 %; Python's `threading` and `random` 4 %; kernel and greenlet switches 14 %;
 locks and threads 6 %; the code around the student's code 5 %; codec and messages 6 %; the judge's loop, network, counts and
-trace 20 %; the referee 9 %; other 3 %. Nothing stands out, and compiling makes the framework's two thirds only about
-1.45 times as fast, because parts of them are already C (greenlet, msgspec, heaps, random numbers). A run in a process of
-its own also spends about 4 ms on copying memory that it shares with its parent (1,234 page faults of 4 kB each), which no
-compiler changes. In two processes, an RPC costs a further 45 µs, of which frames and their checks are about 8 µs and the
-system calls of the pipe about 6 µs; the rest is user time that we have not explained.
+trace 20 %; the referee 9 %; other 3 %. Nothing stands out, and compiling makes the framework, which takes two thirds of the
+time, only about 1.45 times as fast, because parts of them are already C (greenlet, msgspec, heaps, random numbers). A run
+in a process of its own also spends about 4 ms on copying memory that it shares with its parent (1,234 page faults of 4 kB
+each), which no compiler changes. In two processes, an RPC costs a further 45 µs, of which the frames of messages and their
+checks are about 8 µs and the system calls of the pipe about 6 µs; the rest is user time that we have not explained.
 
 **What it would have cost.** A compiled function checks the types of its arguments: `lock.acquire(1)`, which is correct
-Python, raised `TypeError`, and a lock had no weak references, so a correct Raft could have failed. Compiled functions
-have no frame, so the line where a lock was taken must be found in another way. Classes of msgspec lose their options
-(such as their order) and a `TypedDict` the types of its fields, so both have to stay in modules that are not compiled.
-The race detector's subclasses need a decorator from a further dependency.
+Python, raised `TypeError`, and a lock had no weak references, so a correct Raft could have failed. Compiled functions have
+no frame, so the line where a lock was taken must be found in another way. Classes of msgspec lose their options (such as
+their order), and a `TypedDict` loses the types of its fields, so both have to stay in modules that are not compiled. The
+race detector's subclasses need a decorator from a further dependency.
 """
 
 
@@ -607,7 +608,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size.add_argument("--quick", action="store_true", help="tiny sizes, to check that the page comes out complete")
     size.add_argument("--brief", action="store_true", help="smaller sizes, measured once, for a busy machine")
     parser.add_argument("--out", type=Path, default=ROOT / "handouts", metavar="DIR", help="default: handouts")
-    parser.add_argument("--simloop", metavar="PYTHON", help="a Python that has simloop, to compare with it")
+    parser.add_argument("--simloop", metavar="PYTHON", help="also measure simloop, which is installed in this Python")
     options = parser.parse_args(argv)
     sizes = QUICK if options.quick else BRIEF if options.brief else FULL
     measured = take_measurements(

@@ -45,7 +45,7 @@ class Simulation:
         heappush(self._events, (self.now + seconds, self._sequence, call, args))
 
     def call(self, server: int, method: str, args: tuple[Any, ...], on_reply: Callable[..., None]) -> None:
-        """Send a request. Its reply is passed to ``on_reply``, after ``args``."""
+        """Send a request. When the reply arrives, ``on_reply`` is called with ``args`` and the reply."""
         self.rpcs += 1
         self.after(self.rng.uniform(0.0005, 0.0015), self._arrive, server, method, args, on_reply)
 

@@ -1,4 +1,5 @@
-"""The cost of referee and trace: the CPU time of judge and host for the same runs, with both and with neither.
+"""The cost of referee and trace: the CPU time of judge and host for the same runs, once with a referee and a trace, and
+once with neither.
 
 Without a referee, only the rule about applied entries is checked, because it tells the harness which entries are committed.
 """
@@ -18,7 +19,7 @@ from raftlab.suites import catalogue
 from tests.conftest import SOLUTION
 from tests.referee.bug_table import Plain
 
-# Tests with many messages that do not read the trace themselves.
+# Tests that send many messages and do not read the trace themselves.
 TESTS = [
     "many_elections",
     "unreliable",
@@ -46,7 +47,7 @@ def cpu_of(impl: Implementation, name: str, seed: int, kind: type[Cluster]) -> f
     spent = run.record(None).cpu_s
     assert run.started_cluster is not None
     before = time.process_time()
-    run.started_cluster.event_loop.trace.hash()  # every record contains it
+    run.started_cluster.event_loop.trace.hash()  # included in the cost, because the record of every run contains this hash
     return spent + time.process_time() - before
 
 

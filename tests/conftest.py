@@ -49,9 +49,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     """Restore SIGINT if it is ignored, as it is in a shell's background jobs, and compile raftlab.
 
-    Child processes inherit an ignored signal, and some tests send SIGINT to theirs. The hook runs in pytest itself and in
-    each xdist worker. Hosts write no bytecode. Without compiled files, each of the hundreds of hosts would compile raftlab
-    anew.
+    Child processes inherit an ignored signal, and some tests send SIGINT to their children. The hook runs in pytest
+    itself and in each xdist worker. Hosts write no bytecode. Without compiled files, each of the hundreds of hosts
+    would compile raftlab anew.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -156,9 +156,10 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write_raft(tmp_path: Path) -> Write:
-    """Returns a function that writes a raft.py with the test's code and returns its folder.
+    """Returns a function that writes a raft.py with the test's code and returns the folder of this file.
 
-    The code goes to the module level, to the end of ``__init__`` and after the methods, which it may override.
+    ``module`` goes to the module level, ``init`` to the end of ``__init__``, and ``methods`` after the template's own
+    methods, which they may override.
     """
 
     def write(init: str = "", methods: str = "", module: str = "", name: str = "submission") -> Path:

@@ -57,7 +57,7 @@ def guide() -> str:
 
 
 def passing_transcript(path: Path) -> str:
-    """The text of a handout, with the transcript of a lab that passes brought up to date.
+    """The text of a handout, in which the transcript of a passing lab is brought up to date.
 
     A transcript that differs only in measured numbers is not replaced, so that the handout does not change each time.
     """

@@ -1,6 +1,7 @@
 """The sample of a large bank that ``pytest`` tries by default. CI tries the rest in commands of their own (``.ci/run``).
 
-What is not in the sample has the mark ``whole_bank``, and ``tests/conftest.py`` leaves it out unless it is asked for.
+Tests of what is not in the sample have the mark ``whole_bank``. ``tests/conftest.py`` leaves these tests out unless the
+command line asks for them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def rest(items: Sequence[Item]) -> list[Item]:
 
 
 def marks(number: int, one_in: int = ONE_IN) -> list[pytest.MarkDecorator]:
-    """The marks of the test of a bank's entry, by the entry's number in the bank."""
+    """The marks for the test of one entry of a bank. ``number`` is the entry's place in the bank."""
     return [NOT_DAILY] if number % one_in else []
 
 

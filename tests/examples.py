@@ -1,6 +1,6 @@
 """Examples of output in the handouts, each from a real run. `python -m tests.update handouts` rewrites them.
 
-An invisible marker above the block says how it is made::
+An invisible marker above the block says how the block is made::
 
     <!-- example: raftlab test 2A -k split_vote; bug 2A/el-no-vote-for-self; /^expected/,/^  replay/ -->
 
@@ -12,7 +12,8 @@ It has these fields, separated by semicolons:
 3. any number of parts; each continues after the part before it. ``/FIRST/,/LAST/`` shows a range of lines: it begins at
    the next line that matches the regular expression FIRST, and ends at the first line from there on that matches LAST.
    Without a part, all lines are shown;
-4. ``only /PATTERN/``, anywhere after the code: lines that the pattern does not fit are left out first, as by grep.
+4. ``only /PATTERN/``, anywhere after the code: the parts are taken only from the lines that match PATTERN, as after
+   grep.
 
 Dots stand for the lines between two parts.
 """
@@ -50,7 +51,7 @@ def page(path: Path) -> str:
 
 
 def current(example: re.Match[str]) -> str:
-    """What an example must show. One that differs only in the wall time of the run stays as it is."""
+    """What an example must show. An example that differs only in the wall time of the run stays as it is."""
     code, *parts = example["fields"].split("; ")
     with tempfile.TemporaryDirectory() as folder:
         _write(code, Path(folder))

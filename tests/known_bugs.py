@@ -105,7 +105,7 @@ def check(bug: Bug, catch: Catch, folder: Path) -> None:
 
 
 def snapshot() -> str:
-    """The text of the snapshot. This runs each bug, on all processors; with two of them it takes about 90 s."""
+    """The text of the snapshot. This runs each bug, on all processors. It takes about 90 s on two processors."""
     with ProcessPoolExecutor(processors()) as pool:
         sentences = [each for of_bug in pool.map(_sentences, range(len(BANK.bugs))) for each in of_bug]
     return "\n\n".join([_HEAD, *sentences]) + "\n"

@@ -91,7 +91,7 @@ def help_text() -> str:
 
 
 def _with_commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parser of a program, and those of its commands."""
+    """The parser of a program, and the parsers of its commands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

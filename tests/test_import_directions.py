@@ -55,8 +55,8 @@ GRADER_LEVELS = (
 LAB_LEVEL = {unit: number for number, units in enumerate(LAB_LEVELS) for unit in units}
 GRADER_LEVEL = {unit: number for number, units in enumerate(GRADER_LEVELS) for unit in units}
 
-# The judge does not import the host, which runs student code, except in these modules. They run the host in the judge's own
-# process: for `--pdb`, and for runs whose verdict matters only to the author of the code.
+# The host runs student code, so the judge does not import it. Only these modules of the judge do, because they run the host
+# in the judge's own process: for `--pdb`, and for runs whose verdict matters only to the author of the code.
 HOST_IN_JUDGE = ("runs/together_child.py", "worlds/sim_world.py", "tools/debug.py")
 
 

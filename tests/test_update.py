@@ -1,4 +1,4 @@
-"""`python -m tests.update`, and that the generated files are up to date."""
+"""Tests of `python -m tests.update`, and tests that the generated files are up to date."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_long_difference_is_cut() -> None:
 
 
 def test_the_snapshot_of_the_bugs_lists_each_once() -> None:
-    """The messages in it are compared by the tests of each suite, such as ``tests/suites/test_suite_2a.py``, because they
-    run the bugs anyway."""
+    """The messages in the snapshot are compared by the tests of each suite, such as ``tests/suites/test_suite_2a.py``,
+    because they run the bugs anyway."""
     _, *blocks = (ROOT / known_bugs.SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
     assert [block.partition("\n")[0] for block in blocks] == known_bugs.snapshot_titles(), "run python -m tests.update"

@@ -46,7 +46,7 @@ class Generated:
         return short_diff(self.path, self._current(), self.text())
 
     def rewrite(self) -> bool:
-        """Write the file if it is out of date. Returns whether it was."""
+        """Write the file if it is out of date. Returns whether it was out of date."""
         current, wanted = self._current(), self.text()
         if current == wanted:
             return False

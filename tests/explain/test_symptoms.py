@@ -1,5 +1,5 @@
-"""Tests of the rows of the handouts' tables "When it fails": which sentences of failures each row stands for, that every
-sentence has a row, and that the row of each known bug's sentence names the bug's cause.
+"""Tests of the rows of the handouts' tables "When it fails": each row stands for the right sentences of failures, every
+sentence has a row, and the row for a known bug's sentence names the bug's cause.
 
 The sentences that the known bugs cause are taken from ``tests/snapshots/bugs.txt``, so these tests run no bug.
 """
@@ -247,12 +247,12 @@ def test_a_known_bug_shows_every_row() -> None:
 
 
 def test_each_further_failure_is_needed() -> None:
-    """It shows a row of its own, or stands for a general row."""
+    """Each of them shows a row that no other failure shows, or stands for a general row."""
     shown = {known_bugs.name_of(row) for each in SAID.values() if (row := _row_of(*each))}
     needed = {title for title, _ in GENERAL.values()}
     for title, said in SAID_OF_ROWS.items():
         row = _row_of(*said)
         assert row is not None
         name = known_bugs.name_of(row)
-        assert title in needed or name not in shown, f"another failure than {title} shows this row, too: {name}"
+        assert title in needed or name not in shown, f"a failure other than {title} shows this row, too: {name}"
         shown.add(name)

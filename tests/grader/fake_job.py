@@ -73,7 +73,7 @@ for test in asked["tests"]:
         if word == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "family":
-            import subprocess  # here, because this import is a third of the time of most fake jobs
+            import subprocess  # here, because this import takes a third of the time of most fake jobs
 
             subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)", asked["mark"]])
             word = "hang"

@@ -43,8 +43,8 @@ def catalogue(lab: str) -> Sequence[FakeTest]:
 @dataclass
 class FakeCommands:
     """Commands that run ``fake_job.py``. Every submission is a folder whose ``raft.py`` is the JSON script of its jobs.
-    Under ``"check"`` the script has the result of the contract check, ``[exit code, output]``, and under ``"check 2G"`` that
-    of a check for lab 2G."""
+    Under ``"check"`` the script has the result of the contract check, ``[exit code, output]``, and under ``"check 2G"``
+    the result of a check for lab 2G."""
 
     mark: str = ""
     started: list[tuple[list[str], tuple[int, int]]] = field(default_factory=list)
@@ -78,7 +78,7 @@ def tools(commands: FakeCommands | None = None) -> Tools:
 
 
 def submission(folder: Path, name: str, script: dict[str, Any] | None = None, service: str | None = None) -> Path:
-    """A folder with the script of its jobs, and a ``kv.py`` if ``service`` is its text."""
+    """Make a folder with the script of its jobs. With ``service``, the folder also has a ``kv.py`` with this text."""
     path = folder / name
     path.mkdir(parents=True)
     (path / "raft.py").write_text(json.dumps(script or {}))

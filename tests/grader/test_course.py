@@ -60,7 +60,8 @@ def test_a_roster_with_groups_dates_and_extensions(tmp_path: Path, capsys: pytes
         "was): stranger" in err
     )
     found = {row["id"] or row["submission"]: row for row in rows(capsys)}
-    # Team 7's 01:00+02:00 is 00:00 in the deadline's time zone (+01:00), so 1 hour late. Ada is 37 hours late, less 24.
+    # Team 7's 01:00+02:00 is 00:00 in the deadline's time zone (+01:00), so 1 hour late. Ada is 37 hours late, minus
+    # her extension of 24 hours.
     assert {key: (row["points"], row["penalty"]) for key, row in found.items()} == {
         "1": ("13.5", "1.5"),
         "2": ("15", "0"),

@@ -56,7 +56,8 @@ def test_a_kit_has_what_students_need_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("with_grader", [False, True])
 def test_no_text_of_the_solutions_is_in_a_kit(with_grader: bool) -> None:
-    """No file has five successive lines of the solutions, and no code has a long line, comment or docstring of theirs."""
+    """No file has five successive lines of the solutions, and no code has a long line, comment or docstring of the
+    solutions."""
     found = files(with_grader=with_grader)
     texts = {name: data.decode() for name, data in found.items()}
     skeleton = "\n".join(starts.files().values())
@@ -178,7 +179,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "env" / "bin"
-        venv.create(folder / "env", with_pip=False)  # it needs none, and to install one takes seconds
+        venv.create(folder / "env", with_pip=False)  # nothing here needs pip, and to install it takes seconds
         purelib = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder / "env")}))
         # Files named *.pth in these folders do not count, so an editable raftlab is not found through them.
         (purelib / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
@@ -226,7 +227,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.mark.slow
 def test_students_work_from_a_kit(environment: Environment) -> None:
-    """A student's first steps, in one test because each needs the one before."""
+    """A student's first steps, in one test, because each step needs the step before it."""
     found = environment.call("python", "-c", "import raftlab; print(raftlab.__file__)").stdout.strip()
     assert Path(found) == environment.package / "__init__.py"
     assert not (environment.bin / "raftgrade").exists()

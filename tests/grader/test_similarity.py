@@ -16,8 +16,8 @@ from raftlab.submission import starts
 from tests.conftest import ROOT, SOLUTION
 from tests.grader.fakes import tools
 
-# A fake compare50. It writes its arguments, and the files that they name, to index.html, and fails as its first submission
-# asks.
+# A fake compare50. It writes its arguments, and the files that they name, to index.html, and fails in the way that the
+# first submission asks for.
 FAKE = """
 import json, os, pathlib, sys
 arguments = sys.argv[1:]

@@ -110,7 +110,8 @@ def test_canvas_rows_and_columns_that_must_not_change(trial: Report) -> None:
 
 
 def test_a_student_who_is_called_points_possible(tmp_path: Path, trial: Report) -> None:
-    """Students choose their names, and must not get the row with the most points."""
+    """Students choose their names. A student of this name must not be taken for the row that states the possible
+    points."""
     rows = [("    Points Possible", "", "15"), ("Points Possible", "9", ""), ("Points Possible", "", "")]
     template = trial_class.table(("Student", "ID", "Raft (1)"), [*rows, ("Lovelace, Ada", "700", "")])
     assert cells(gradebook.fill(trial, template, "canvas")[0], "Raft (1)") == ["15", "", "", "15"]
@@ -122,7 +123,8 @@ def test_a_student_who_is_called_points_possible(tmp_path: Path, trial: Report) 
 
 @pytest.mark.parametrize("other", ["Lamport, Larry", "Somebody, Else"])
 def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -> None:
-    """Without the column "SIS User ID", Canvas' own number of one student may be what the course calls another."""
+    """Without the column "SIS User ID", there are only Canvas' own numbers, and such a number of one student may be
+    another student's number in the course."""
     rows = [("Lovelace, Ada", "700", ""), (other, "S101", "88"), ("Hopper, Grace", "701", "")]
     template = trial_class.table(("Student", "ID", "Raft (1)"), rows)
     text, notes = gradebook.fill(trial, template, "canvas")
@@ -161,7 +163,8 @@ def test_marks_in_junit(trial: Report) -> None:
 
 
 def test_annotations_and_summary_on_github(trial: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Annotations have a file and a line below the workspace, and the summary shows quotes as quotes."""
+    """Annotations have a line and a file, whose path is relative to the workspace. The summary shows quotation marks
+    unchanged."""
     workspace = Path(trial.submissions[0].path).parent.parent
     monkeypatch.setenv("GITHUB_WORKSPACE", str(workspace))
     grace = only_in(trial, "grace")
@@ -284,7 +287,7 @@ def test_submissions_downloaded_from_moodle(tmp_path: Path, blind: bool) -> None
         files = platform_readers.moodle_feedback(tmp_path / "feedback.zip")
         assert files == dict.fromkeys(set(BY_LOGIN) - {"nobody"}, "feedback.html")
     if not blind:
-        # The gradebook has no numbers, so names must match. The name of Ken's file begins with that of his group.
+        # The gradebook has no numbers, so names must match. The name of Ken's file begins with the name of his group.
         text, _ = gradebook.fill(report, trial_class.moodle_gradebook(), "moodle", "Raft 2A")
         assert cells(text, "Assignment: Raft 2A (Real)") == expected("-")
 

@@ -153,7 +153,8 @@ def class_csv(folder: Path) -> Path:
 
 
 def roster_csv(folder: Path) -> Path:
-    """The same students without their submissions, as Excel writes it where the comma is the decimal point."""
+    """The same students without their submissions, as Excel saves a table in a country where the comma is the decimal
+    point."""
     rows = [(person.sis, person.sortable, person.login, person.email) for person in PEOPLE]
     (folder / "roster.csv").write_text(table(("ID", "Name", "Login", "E-mail"), rows, ";"), encoding="utf-8-sig")
     return folder / "roster.csv"

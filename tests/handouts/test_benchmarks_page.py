@@ -1,5 +1,5 @@
-"""Tests that the page of benchmarks is complete. The measurements made here are too short to mean anything.
-They take long all the same, so only CI makes them."""
+"""Tests that the page of benchmarks is complete. The measurements made here are too short to mean anything. But
+together they still take long, so only CI makes them."""
 
 from __future__ import annotations
 

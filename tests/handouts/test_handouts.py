@@ -115,7 +115,7 @@ def transcript(lab: str, command: str) -> str:
     """The block below ``<!-- transcript: command -->``."""
     text = text_of(lab)
     mark = f"<!-- transcript: {command} -->\n```\n"
-    assert text.count(mark) == 1, f"lab {lab} has no transcript of `{command}`, or two"
+    assert text.count(mark) == 1, f"lab {lab} must have exactly one transcript of `{command}`"
     return text.partition(mark)[2].partition("```")[0]
 
 
@@ -340,7 +340,7 @@ def output_with_numbers_of(shown: str, lab: str) -> str:
     """What `raftlab test` prints if every test of the lab passes with the numbers in ``shown``. This runs no test."""
     passed = [match for line in shown.splitlines() if (match := _PASSED.fullmatch(line))]
     runs = session.planned(session.plan(lab), range(1), None)
-    assert len(passed) == len(runs), "another number of tests"
+    assert len(passed) == len(runs), "the handout shows more or fewer tests than the lab has"
     out = io.StringIO()
     board = ProgressBoard(out, lab, runs)
     for planned, (_, lab_s, servers, rpcs, size, unit, entries) in zip(
@@ -379,7 +379,8 @@ def test_the_output_of_a_lab_that_passes_is_current(lab: str) -> None:
 
 @pytest.mark.slow
 def test_the_output_of_lab_2a_is_that_of_a_real_run(tmp_path: Path) -> None:
-    """For one lab, compare with what the command prints. The output of another lab has the same form."""
+    """Only for this lab, compare the handout with what the command really prints. The output of another lab has the
+    same form."""
     shutil.copytree(ROOT / "solutions", tmp_path / "solutions")
     command = "raftlab test 2A --impl solutions"
     assert without_numbers(transcript("2A", command)) == without_numbers(run(command, tmp_path))
@@ -399,8 +400,8 @@ def broken(folder: Path, *changes: tuple[str, str]) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("step", "missing"), [(2, ("_replicate_loop", "_apply_loop")), (3, ("_replicate_loop",))])
 def test_a_step_of_2b_needs_no_later_step(step: int, missing: tuple[str, ...], tmp_path: Path) -> None:
-    """The tests of a step pass with the reference as it is after that step. The threads in ``missing`` belong to later
-    steps."""
+    """The tests of a step pass with a reference that has only what a student has written after that step. The threads
+    in ``missing`` belong to later steps."""
     starts = (f"        threading.Thread(target=self.{loop}, daemon=True).start()\n" for loop in missing)
     folder = broken(tmp_path, *((line, "") for line in starts))
     whole = FIRST_PAGES["2B"].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
@@ -429,7 +430,7 @@ def test_the_limits_of_2b_are_those_of_the_suite() -> None:
 
     def numbers(pattern: str, test: Callable[..., None]) -> list[int]:
         match = re.search(pattern, inspect.getsource(test))
-        assert match, f"{test.__name__} has moved on"
+        assert match, f"{test.__name__} no longer has a line that fits {pattern!r}"
         return [int(number) for number in match.groups()]
 
     (first,) = numbers(r"1 <= count <= (\d+)", lab_2b.test_rpc_counts)

@@ -92,7 +92,7 @@ _NOT_RESTORED: list[Change] = [
     ids=["2C-1", "2D-1", "2D-2", "2D-3"],
 )
 def test_a_step_needs_no_later_one(lab: str, step: int, changes: list[Change], tmp_path: Path) -> None:
-    """The tests of a step pass with the reference as it is after that step."""
+    """The tests of a step pass with a reference that has only what a student has written after that step."""
     folder = broken(tmp_path, *changes)
     whole = FIRST_PAGES[lab].read_text(encoding="utf-8").partition(f"\n## Step {step}:")[2].partition("\n## ")[0]
     wanted = re.findall(rf"^raftlab test {lab} -k (\w+)$", whole, re.MULTILINE)

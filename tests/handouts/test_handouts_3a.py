@@ -104,7 +104,8 @@ def test_every_command_of_a_step_runs_a_test(lab: str) -> None:
 
 @pytest.mark.slow
 def test_the_events_shown_for_each_kind_of_read_are_real(tmp_path: Path) -> None:
-    """For each kind of read, the replay has the events that lab 3B shows, in this order. Times and the leader may differ."""
+    """For each kind of read, the replay has the events that lab 3B shows, in the same order. Times and the leader may
+    differ."""
     for path in (SOLUTION, SERVICE):
         (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
 

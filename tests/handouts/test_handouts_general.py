@@ -38,7 +38,7 @@ PAGES = pytest.mark.parametrize("path", [TWO_PAGES, DEBUGGING, LOCKING], ids=lam
 
 
 def example(path: Path, what: str) -> str:
-    """The block below ``<!-- example: what -->``, where ``what`` is a name. It is copied by hand."""
+    """The block below ``<!-- example: what -->``, where ``what`` is a name. Such a block is copied by hand."""
     text = path.read_text(encoding="utf-8")
     (block,) = re.findall(rf"^<!-- example: {what} -->\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return str(block)

@@ -54,7 +54,7 @@ def test_answers_within_the_limit_and_its_tolerance_pass(write_raft: Write) -> N
         for serial in (1, 19, 20, 23):
             ask(c, serial)
         answered_in_time(c)
-        assert c.now < 2.5, "waits for answers, but no longer"
+        assert c.now < 2.5, "the check waited longer than for the last answer"
 
 
 @pytest.mark.parametrize(

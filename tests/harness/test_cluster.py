@@ -11,8 +11,8 @@ from raftlab.harness.cluster import Cluster
 from raftlab.harness.trace import ArriveEvent, ReplyEvent, as_object
 from tests.conftest import SOLUTION, Write, lines_of, sim_cluster
 
-# A fake Raft: S0 always leads and sends each command to all servers. S0 applies a command when a majority has stored it, the
-# other servers as soon as they receive it.
+# A fake Raft: S0 always leads and sends each command to all servers. S0 applies a command when a majority has stored
+# it. The other servers apply it as soon as they receive it.
 COPYING = {
     "init": """
         self.log = []

@@ -31,8 +31,8 @@ def test_right_values_pass() -> None:
 
 
 def test_long_values_are_judged_in_linear_time() -> None:
-    # The longest results that the judge accepts have about this length. An algorithm that takes quadratic time needs seven
-    # seconds for each.
+    # The longest results that the judge accepts have about this length. An algorithm that takes quadratic time needs
+    # seven seconds for each result.
     before = time.process_time()
     with pytest.raises(AssertionError, match="returned 'xxx"):
         check_history(history_of("x" * 99_000))

@@ -1,4 +1,4 @@
-"""Tests of the choice of the events that are shown as what led to a failure, and of their notation."""
+"""Tests of the events that a failure shows below "what led there": which ones are chosen, and their notation."""
 
 from __future__ import annotations
 

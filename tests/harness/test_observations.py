@@ -1,4 +1,5 @@
-"""Tests of the sentences that say what happened while a test waited in vain. Each test makes one from a short trace."""
+"""Tests of the sentences that say what happened while a test waited in vain. Each test makes one such sentence from a
+short trace."""
 
 from __future__ import annotations
 

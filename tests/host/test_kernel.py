@@ -226,7 +226,8 @@ def test_a_thread_that_has_ended_leaves_only_an_idle_greenlet(kernel: Kernel, se
 def test_any_number_of_threads_may_block_at_the_same_instant(
     kernel: Kernel, server: Incarnation, started_by: str
 ) -> None:
-    """A greenlet begins with the recursion depth of the greenlet that starts it."""
+    """A greenlet begins with the recursion depth of the greenlet that starts it. So if each thread were started from
+    within the thread before it, the depth would grow with every thread."""
     depths: list[int] = []
 
     def wait(calls: int) -> None:

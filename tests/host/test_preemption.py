@@ -47,8 +47,8 @@ def count(c):
 
 
 def run(code: str, name: str, *args: Any, switches: list[int] | None = None) -> Any:
-    """Execute ``code`` with switch points, and call the function ``name`` in it. There is a switch at every switch point,
-    and its line is added to ``switches``."""
+    """Execute ``code`` with switch points, and call the function ``name`` in it. There is a switch at every switch
+    point, and the line of each switch point is added to ``switches``."""
 
     def switch() -> None:
         if switches is not None:
@@ -153,8 +153,8 @@ def restore() -> Iterator[None]:
 
 
 def lock_users(schedule: str, seed: int) -> tuple[list[str], float]:
-    """Run four threads that take the same lock twice each. Returns the order in which they held it, and the virtual time at
-    the end."""
+    """Run four threads that take the same lock twice each. Returns the order in which the threads held the lock, and
+    the virtual time at the end."""
     kernel = Kernel(seed, schedule)
     kernels.install(kernel)
     server, lock, order = Incarnation(0, 0.0), Lock(), []

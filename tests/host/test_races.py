@@ -601,7 +601,8 @@ def test_rules_that_read_the_source(name: str) -> None:
 
 
 def test_equal_names_in_unrelated_classes_are_different_things() -> None:
-    """One class waits for one thing and notifies one thread; the other, in another file, waits for something else."""
+    """The class in raft.py waits for one thing and notifies only one thread. The class in kv.py waits for something
+    else."""
     modules = {
         name: RULES_MODULE.replace("class Raft", f"class {owner}") + textwrap.indent(textwrap.dedent(methods), "    ")
         for name, owner, methods in (

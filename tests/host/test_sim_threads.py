@@ -7,7 +7,7 @@ import pytest
 from raftlab.host.stdlib import make_copies
 from tests.conftest import Write, lines_of, sim_cluster
 
-# Maps a name to the body of a student's __init__ and the lines that it must log.
+# By name: the body of a student's __init__, and the lines that this body must log.
 LIBRARY = {
     "thread-and-join": (
         """
@@ -200,7 +200,8 @@ def test_the_library_works_in_virtual_time(name: str, write_raft: Write) -> None
 
 
 def test_a_wait_ends_just_after_its_deadline(write_raft: Write) -> None:
-    """`while now <= deadline: wait(deadline - now)` is common and correct. It must not wait for 0 s again and again."""
+    """`while now <= deadline: wait(deadline - now)` is common and correct. Such a loop must not wait for 0 s again and
+    again."""
     init = """
         cond, turns = threading.Condition(), []
         def main():

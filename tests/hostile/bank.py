@@ -1,8 +1,9 @@
 """The hostile and broken submissions, each with the correct verdict.
 
 Most are the reference solution with added code, so they pass if that code has no effect. The code runs when the module is
-imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``). Servers are
-asked for votes only in the tests, not in the check before them, but both in the simulator and on the real network.
+imported (``module``), when a server is created (``init``), or when a server is asked for its vote (``vote``). Servers
+are asked for votes in the tests, in the simulator as well as on the real network, but not in the check before the
+tests.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Entry:
     """A submission.
 
     ``verdict`` is ``refused`` (before any test), ``failed`` or ``clean``. The text of each problem and failure in the report
-    must contain one of ``says``. At the level ``rlimits``, ``verdict_at_rlimits`` and ``says_at_rlimits`` replace them
+    must contain one of ``says``. At the level ``rlimits``, ``verdict_at_rlimits`` and ``says_at_rlimits`` hold instead,
     unless they are empty."""
 
     name: str
@@ -77,7 +78,8 @@ def _at(depth: int, code: str) -> str:
     return textwrap.indent(textwrap.dedent(code), " " * depth)
 
 
-# Submissions by the kind of their attack. The daily tests grade a sample of each kind, which always has the first one.
+# Submissions by the kind of their attack. The daily tests grade a sample of each kind. The first submission of a kind
+# is always in the sample.
 Kinds = dict[str, list[Entry]]
 
 

@@ -30,7 +30,8 @@ def count_children() -> int:
 
 
 def peak_memory_kb() -> int:
-    """The most memory that this process has used. ``ru_maxrss`` would include that of the process that started it."""
+    """The most memory that this process has used. ``ru_maxrss`` would include the memory of the process that started
+    this one."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
 

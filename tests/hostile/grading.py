@@ -31,8 +31,9 @@ Level = Literal["bwrap", "rlimits"]
 USERS = ("root", "ordinary user")
 THIS_USER = "root" if os.geteuid() == 0 else "ordinary user"
 
-# The banks that a daily test grades, and after ``", rest"`` what it leaves out (:mod:`tests.daily_sample`). Each of them has
-# honest submissions, because a grading of hostile ones must still give full marks to these.
+# The banks that the daily tests grade. A bank whose name ends with ``", rest"`` has what the daily tests leave out
+# (:mod:`tests.daily_sample`). Each bank also has honest submissions: graded together with hostile ones, they must still
+# get full marks.
 REST = ", rest"
 BANKS: dict[str, list[Entry]] = {
     "short": [*bank.HONEST[:1], *daily_sample.daily(bank.MAKE_ALL_ATTEMPTS)],
@@ -141,8 +142,9 @@ def name_of(entry: Entry) -> str:
 
 
 def by_entry(name: str) -> pytest.MarkDecorator:
-    """Run a test for each submission of a bank, and of what the daily tests leave out of it, which has the mark
-    ``whole_bank``. The parameters are the name of the bank to grade and the submission."""
+    """Run a test for each submission of a bank, and for each submission that the daily tests leave out of this bank.
+    The latter tests have the mark ``whole_bank``. The parameters are the name of the bank to grade and the
+    submission."""
     return pytest.mark.parametrize(
         ("name", "entry"),
         [
@@ -154,7 +156,8 @@ def by_entry(name: str) -> pytest.MarkDecorator:
 
 
 def by_bank(name: str) -> pytest.MarkDecorator:
-    """Run a test for a bank, and for what the daily tests leave out of it, which has the mark ``whole_bank``."""
+    """Run a test for a bank, and once more, with the mark ``whole_bank``, for what the daily tests leave out of this
+    bank."""
     return pytest.mark.parametrize("name", [pytest.param(part, marks=marks(part)) for part in (name, name + REST)])
 
 

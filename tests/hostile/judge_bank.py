@@ -1,8 +1,8 @@
 """Submissions that attack the judge through the effects that they send: messages, results, saves, lines, faults, times.
 
-The code runs when a server is asked for its vote. In it, ``emit`` sends an effect without the host's own checks, ``message``
-sends a request with a given payload, ``answer_all`` sends answers to RPCs with many numbers, and ``p`` is the module of the
-protocol.
+The code runs when a server is asked for its vote. In this code, ``emit`` sends an effect without the host's own checks,
+``message`` sends a request with a given payload, ``answer_all`` sends answers to RPCs with many numbers, and ``p`` is
+the module of the protocol.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _reply(name: str, says: str, fields: object) -> Entry:
     return _entry(name, says, f"answer_all({fields!r})")
 
 
-# Attacks that a security review has listed (its rows 1 to 3, 17 to 25 and 29).
+# Attacks that a security review has listed (rows 1 to 3, 17 to 25 and 29 of its list).
 REVIEWED: Kinds = {
     "malformed replies": [
         _entry(
@@ -156,7 +156,8 @@ OTHERS: Kinds = {
     "malformed replies": [
         _reply("reply-with-a-number-for-a-vote", f"{_FIELDS}: Expected bool, got int", {"term": 1, "vote_granted": 1}),
         _reply("reply-that-is-null", f"{_FIELDS}: Expected object, got None", None),
-        # A busy judge may receive several replies at once, and then reports that they are too long together.
+        # A busy judge may receive several replies at once, and then reports that all these replies together are too
+        # long.
         _entry(
             "reply-of-2-MB",
             ("a message has at most 1,000,000", _AT_A_TIME),

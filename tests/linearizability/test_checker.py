@@ -15,7 +15,7 @@ from tests.linearizability.generator import brute_force, linearizable, with_one_
 PUBLIC = public_histories.verdicts()
 
 
-@pytest.mark.skipif(not PUBLIC, reason="the public histories are not here")
+@pytest.mark.skipif(not PUBLIC, reason=f"the public histories are not in {public_histories.FOLDER}")
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_histories_get_their_verdicts(name: str) -> None:
     history, register = public_histories.read(public_histories.FOLDER / name)
@@ -31,7 +31,9 @@ def agrees_with_brute_force(seed: int) -> bool:
     history = linearizable(
         rng, rng.randint(2, 7), rng.randint(2, 5), rng.randint(1, 2), open_share=rng.choice([0, 0.1, 0.4])
     )
-    assert check(history, Register()).verdict is Verdict.YES, f"seed {seed}: it is linearizable: {history}"
+    assert check(history, Register()).verdict is Verdict.YES, (
+        f"seed {seed}: the checker rejects a linearizable history: {history}"
+    )
     changed = with_one_change(rng, history)
     result = check(changed, Register())
     expected = brute_force(changed)
@@ -44,9 +46,9 @@ def agrees_with_brute_force(seed: int) -> bool:
 def explains(
     history: list[Operation], key: Hashable, order: tuple[Operation, ...], unplaced: tuple[Operation, ...]
 ) -> None:
-    """Checks the reason that is given for a refusal. The order must be possible, and must have every operation that returned
-    before the one in `unplaced`. The operations that were called before the unplaced one returned must not be linearizable,
-    because otherwise the unplaced one would have a place."""
+    """Checks the reason that is given for a refusal. The order must be possible, and must have every operation that
+    returned before the operation in `unplaced` returned. The operations that were called before the unplaced one
+    returned must not be linearizable, because otherwise the unplaced one would have a place."""
     assert len(unplaced) == 1
     assert unplaced[0].op in ("get", "swap")
     end = unplaced[0].return_

@@ -1,4 +1,4 @@
-"""Tests that the server of `raftlab play` answers only its own page, and what it answers."""
+"""Tests that the server of `raftlab play` answers only its own page, and tests of its answers."""
 
 from __future__ import annotations
 

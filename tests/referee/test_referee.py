@@ -27,7 +27,8 @@ class History:
     def append(
         self, src: int, dst: int, term: int, prev: tuple[int, int] = (0, 0), *entries: Entry, save: bool = True
     ) -> History:
-        """``src``, the leader of ``term``, sends the entries after ``prev``, an (index, term), and ``dst`` accepts them."""
+        """``src``, the leader of ``term``, sends ``entries``, which come after ``prev`` (index, term). ``dst`` accepts
+        them."""
         args = self.send(src, dst, term, prev, *entries)
         self.referee.arrived(dst, src, "append_entries", args)
         if save:
@@ -48,7 +49,7 @@ class History:
         return args
 
     def vote(self, src: int, dst: int, term: int, last: tuple[int, int] = (0, 0), save: bool = True) -> History:
-        """``dst`` votes for ``src``, whose log ends with ``last``, an (index, term)."""
+        """``dst`` votes for ``src``, whose log ends with ``last`` (index, term)."""
         args = {"term": term, "last_log_index": last[0], "last_log_term": last[1]}
         self.referee.sent(src, dst, "request_vote", args)
         self.referee.arrived(dst, src, "request_vote", args)
@@ -275,8 +276,9 @@ def test_correct_histories_break_no_rule() -> None:
     history.referee.saved(0)
     history.send(0, 1, 1, (0, 0), A)
     history.append(1, 0, 2, (0, 0), A, save=False)
-    # A message begins before the follower's commit index. The follower takes nothing from it, and success only means
-    # that it agrees up to its commit index. So it need not save index 2, and may vote for a candidate that lacks it.
+    # A message begins before the follower's commit index. The follower takes nothing from the message, and its success
+    # only means that the two logs agree up to its commit index. So it need not save index 2, and may vote for a
+    # candidate that lacks index 2.
     history = History()
     for dst in (1, 2):
         history.append(0, dst, 1, (0, 0), A)

@@ -107,7 +107,7 @@ def test_copies_of_a_learner_do_not_count() -> None:
 def test_a_leader_that_becomes_the_only_member_commits_alone() -> None:
     history = History(members=[0, 1]).send(1, 0, command(1, "1")).apply(0, 1)
     history.referee.change_requested(0, frozenset(C1))
-    # The entries that it had before, and the change itself, are committed at once, without a message.
+    # The entries that S0 had before the change, and the change itself, are committed at once, without a message.
     history.apply(0, 2).apply(0, 3, C1).apply(0, 4)
 
 
@@ -142,7 +142,8 @@ def test_pre_votes_that_were_counted_as_votes_are_named() -> None:
 
 
 def test_a_negative_index_is_judged_like_any_other() -> None:
-    """A server that names index -1 as the end of its log is wrong, but that must not end as an error of the judge."""
+    """A server that names index -1 as the end of its log is wrong, but this mistake must not become an error of the
+    judge."""
     history = begun()
     args = {"term": 2, "candidate_id": 1, "last_log_index": -1, "last_log_term": 0}
     history.referee.sent(1, 2, "request_vote", args)

@@ -139,8 +139,8 @@ def test_timeout_now_may_leave_after_the_log_has_grown() -> None:
 
 
 def test_a_commit_index_in_an_answer_counts() -> None:
-    """S1 already knows that the whole log is committed. When a message begins before its commit index, its answer confirms
-    the log up to this index, as answers of etcd's followers do."""
+    """S1 already knows that the whole log is committed. When a message begins before S1's commit index, S1's answer
+    confirms the log up to this index, as answers of etcd's followers do."""
     history = History().send(1, 0, 3, answer=False).send(2, 0, 3)
     history.referee.applied(2, ApplyMsg(1, 1, "1"))
     history.send(1, 3, 0, answer=False, commit=3)

@@ -1,5 +1,5 @@
-"""Tests of what pytest prints about a run: none of the suite's code if the student's code fails, but a full traceback if
-raftlab itself does."""
+"""Tests of what pytest prints about a run: none of the suite's code if the student's code fails, but a full traceback
+if raftlab itself fails."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_a_run_together_with_its_judge_is_reported_in_the_same_way(tmp_path: Pat
     def records(*options: str) -> tuple[list[Record | End], str]:
         with (tmp_path / "records").open("w+b") as file:
             fd = f"--records-fd={file.fileno()}"
-            # This breaks runs whose judge has a process of its own, so that only runs together with their judge can pass.
+            # This breaks runs whose judge has a process of its own, so that only runs that share a process with their
+            # judge can pass.
             ours = (
                 "from raftlab.runs import run, together\ntogether.RUNS_APART = 0\nrun.Run.cluster = None\n"
                 if options

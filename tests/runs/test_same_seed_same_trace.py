@@ -42,7 +42,7 @@ print(json.dumps(hashes))
 
 def chosen_runs() -> list[tuple[TestInfo, list[tuple[int, str | None]]]]:
     """Tests with the seeds and schedules of their runs: each test of lab 2A with two seeds, the first three tests of labs 2A
-    and 2C with every schedule, and every sixth test of the other labs. Running all tests of those labs took minutes
+    and 2C with every schedule, and every sixth test of the other labs. Running all tests of the other labs took minutes
     on a busy machine, and found nothing more."""
     found = []
     for lab in labs.LABS:
@@ -81,8 +81,8 @@ def _version(python: str) -> str:
 
 @cache
 def all_hashes(part: Part) -> list[dict[str, str]]:
-    """The hashes of one part of the tests that two processes of this Python print, and one process of each other Python. The
-    processes run at the same time, because one after another they took minutes."""
+    """The hashes of one part of the tests, as two processes of this Python and one process of each other Python print
+    them. The processes run at the same time, because one after another they took minutes."""
     runs = [(info.lab, info.name, seed, schedule) for info, runs in part(chosen_runs()) for seed, schedule in runs]
     paths = f"{ROOT / 'labs'}{os.pathsep}{ROOT / 'grader'}"
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"}
@@ -122,7 +122,7 @@ def test_two_processes_make_the_same_runs(part: Part) -> None:
 OTHERS = interpreters()[1:]
 
 
-@pytest.mark.skipif(not OTHERS, reason="no other supported Python with raftlab's dependencies is at hand")
+@pytest.mark.skipif(not OTHERS, reason="no other supported Python with raftlab's dependencies is installed")
 @BOTH_PARTS
 def test_other_pythons_make_the_same_runs(part: Part) -> None:
     first, _, *others = all_hashes(part)

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, SOLUTION
 SERVICES = {"reference": SOLUTION.with_name("kv.py")} | {
     path.parent.name: path for path in sorted((ROOT / "tests" / "correct_services").glob("*/kv.py"))
 }
-# The limit of each wait, in seconds. It is far longer than any of them takes, even on a busy machine, so reaching it means
+# The limit of each wait, in seconds. No wait takes nearly as long, even on a busy machine, so reaching the limit means
 # that something is wrong.
 LONG = 10.0
 # Commands that no service puts into its log: values of other types, other fields, requests that make no sense.
@@ -134,8 +134,8 @@ class Server:
         return session
 
     def said(self, op: str, session: int, serial: int, key: str = "", *args: Any) -> Any:
-        """The value in the reply to a request. The reply must be "ok". Like a clerk, it repeats a request that is answered
-        with "try_again": a service gives up after about a second, which may pass on a busy machine."""
+        """The value in the reply to a request. The reply must be "ok". Like a clerk, this method repeats a request that
+        is answered with "try_again": a service gives up after about a second, which may pass on a busy machine."""
         deadline = time.monotonic() + LONG
         while (reply := self.ask(op, session, serial, key, *args)).status == "try_again":
             assert time.monotonic() < deadline, reply
@@ -474,8 +474,8 @@ def test_equal_states_have_equal_snapshots(services: Services) -> None:
 
 
 class Peers:
-    """Three servers that a test plays. The leader gives the replies that the test has prepared, in this order, and then "ok"
-    to every request. The others refuse all requests."""
+    """Three servers that a test plays. The leader first gives the replies that the test has prepared, one after the
+    other, and then answers every request with "ok". The others refuse all requests."""
 
     def __init__(self, kv: ModuleType) -> None:
         self.kv = kv

@@ -1,5 +1,5 @@
-"""Small changes to the reference that leave it correct, according to the paper and the handouts. A test or the referee once
-failed each of them; now the tests named here must pass it."""
+"""Small changes to the reference that leave it correct, according to the paper and the handouts. A test or the referee
+once rejected each of these variants by mistake. Now each variant must pass the tests named here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.known_bugs import failures_of
 
 pytestmark = pytest.mark.slow
 
-# By variant: pairs of a text of the reference and the text that replaces it, and the tests.
+# For each variant: pairs of a text of the reference and the text that replaces it, and the tests that the variant must
+# pass.
 VARIANTS = {
     "a leader refuses the members that it has": (
         [("            bool(members)\n", "            bool(members) and members != self.members\n")],

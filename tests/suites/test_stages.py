@@ -1,5 +1,5 @@
-"""Tests of the stages of the reference: with the labs up to N only, it passes the suites up to lab N and fails the next one.
-The skeleton fails every test.
+"""Tests of the stages of the reference. A stage has only the labs up to lab N: it passes the suites of these labs and
+fails the next suite. The skeleton fails every test.
 
 To save time, each stage runs only a part of its own suite and of the earlier ones. All stages together run every second
 test, each of them once. A stage also runs every fourth test of the next suite, and the skeleton runs every third test. The
@@ -55,8 +55,8 @@ def test_each_stage_of_the_reference_passes_the_suites_so_far(
 @pytest.mark.timeout(900)  # with --whole-suites
 @pytest.mark.parametrize("stage", each_of(LADDER[1:]))
 def test_each_stage_fails_in_the_next_suite(stage: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Each stage must fail most tests of the next suite. Some tests pass on it because they only require that something does
-    not happen."""
+    """Each stage must fail most tests of the next suite. Some tests pass on the stage because they only require that
+    something does not happen."""
     write_sources(tmp_path, starts.files(stage))
     whole = pytestconfig.getoption("--whole-suites")
     tests = catalogue.tests(stage)[slice(None) if whole else slice(1, None, 4)]

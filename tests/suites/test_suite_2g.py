@@ -1,4 +1,4 @@
-"""Each known bug of lab 2G (``tests/bugs/2g``), put into the reference, fails the tests that its file names."""
+"""The reference with any known bug of lab 2G (``tests/bugs/2g``) fails the tests that the file of the bug names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each known bug of lab 3B (``tests/bugs/3b``), put into the reference, fails the tests that its file names."""
+"""The reference with any known bug of lab 3B (``tests/bugs/3b``) fails the tests that the file of the bug names."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
 
 
 def test_part_1_is_enough_for_part_1(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Without leases at followers, the reference fails the tests of part 2 only, and each says what is missing. All tests of
-    part 2 run, and every third of part 1 (all with ``--whole-suites``)."""
+    """Without leases at followers, the reference fails the tests of part 2 only, and each failure says what is missing.
+    All tests of part 2 run, and every third of part 1 (all with ``--whole-suites``)."""
     later = [info for info in catalogue.tests("3B") if info.name.startswith("part2_")]
     earlier = [info for info in catalogue.tests("3B") if info not in later]
     tests = [*earlier[:: 1 if pytestconfig.getoption("--whole-suites") else 3], *later]

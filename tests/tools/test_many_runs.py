@@ -31,8 +31,8 @@ def runs(*names: str, seeds: int = 1) -> list[PlannedRun]:
 
 
 def comparable(record: Record, folder: Path) -> Record:
-    """The record without the times that it took, and with its trace's path relative to ``folder``, so that two executions of
-    the same run have equal records."""
+    """The record without the times that the run took, and with its trace's path relative to ``folder``, so that two
+    executions of the same run have equal records."""
     trace = record.trace and str(Path(record.trace).relative_to(folder))
     return msgspec.structs.replace(record, wall_s=0.0, cpu_s=0.0, trace=trace)
 

@@ -1,4 +1,5 @@
-"""Tests which code a command runs in the sandbox, and whether submissions' output is escaped before it is shown."""
+"""Tests of which code a command runs in the sandbox, and that the output of submissions is escaped before it is
+shown."""
 
 from __future__ import annotations
 

@@ -222,7 +222,8 @@ def test_bad_arguments_are_refused_with_one_sentence(tmp_path: Path, arguments: 
 # --- what the handout shows ---
 
 GOES_BACK = BANK.find("2D", "sn-goes-back")
-# The bug behind each block of debugging.md, by the block's marker. tests/handouts/test_examples.py has the first one, too.
+# The bug behind each block of debugging.md, by the block's marker. tests/handouts/test_examples.py tests the first
+# block, too.
 SHOWN = {
     "example: raftlab shrink snapshot_unreliable@0; bug 2D/sn-goes-back": GOES_BACK,
     "shrink: vote": FORGETS_ITS_VOTE,

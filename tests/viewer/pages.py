@@ -29,7 +29,7 @@ NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 @dataclass
 class RunTrace:
-    """The file with a run's trace, the lines that ``raftlab replay`` prints without their times, and the text of the
+    """The file with a run's trace, the lines that ``raftlab replay`` prints (without the times), and the text of the
     failure, if any."""
 
     path: Path

@@ -1,4 +1,4 @@
-"""Tests of the order that the viewer gives to clerks' operations: one in which their results are possible."""
+"""Tests of the order in which the viewer puts clerks' operations: in this order, their results must be possible."""
 
 from __future__ import annotations
 

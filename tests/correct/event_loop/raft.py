@@ -1,6 +1,6 @@
-"""A Raft with an event loop. One thread owns all state. Handlers and get_state put events into its inbox and wait for a
-Future, and a thread pool makes the RPCs. A lost RequestVote is sent again within the term. A new leader sends heartbeats at
-once."""
+"""A Raft with an event loop. One thread owns all state. Handlers and get_state put events into that thread's inbox and
+wait for a Future, and a thread pool makes the RPCs. A lost RequestVote is sent again within the term. A new leader
+sends heartbeats at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from raftlab.api import ApplyChannel, Peer, Persister, log
 
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
-# A call to a dead server blocks for up to 7 s, so there must be enough workers for all heartbeats of 7 s.
+# A call to a dead server blocks for up to 7 s, so there must be enough workers for all heartbeats that a leader sends
+# in 7 s.
 WORKERS_PER_PEER = 80
 
 
@@ -125,7 +126,7 @@ class Raft:
         """Figure 2, All Servers: become a follower if this term is higher."""
         if term > self.current_term:
             if self.role == "leader":
-                self._restart_timer()  # as a leader, the timer was set for the next heartbeat
+                self._restart_timer()  # while this server led, the timer was set for the next heartbeat
             self.current_term = term
             self.voted_for = None
             self.role = "follower"

@@ -1,6 +1,6 @@
 """A Raft ported from a Go solution. It has a mutex, a ticker that sleeps 50 to 350 ms and then checks a flag, and threads
-used like goroutines. Messages are frozen dataclasses with slots and extra fields, and -1 means nobody. It does not postpone
-annotations, and it prints a lot."""
+used like goroutines. Messages are frozen dataclasses with slots and extra fields, and -1 means nobody. The file lacks
+``from __future__ import annotations``, and the Raft prints a lot."""
 
 import enum
 import random
@@ -14,7 +14,7 @@ from raftlab.api import log
 DEBUG = True
 NOBODY = -1
 HEARTBEAT_MS = 100
-# The election timeout. The ticker adds up how long it has slept since it last heard from a leader.
+# The election timeout. The ticker adds up how long it has slept since the server last heard from a leader.
 ELECTION_MS = 400
 
 

@@ -1,6 +1,6 @@
-"""A Raft with timers. The election timeout and the heartbeats are threading.Timers that are cancelled and restarted. It has
-an RLock, and a set of the servers that voted for it. If a heartbeat to a server is lost, another one is sent at once, at
-most twice in a row."""
+"""A Raft with timers. The election timeout and the heartbeats are threading.Timers that are cancelled and restarted. A
+server has an RLock, and a set of the servers that voted for it. If a heartbeat to a server is lost, another one is sent
+at once, at most twice in a row."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@ server cover everything that was appended. Roles are objects. A new leader appen
 entries.
 
 The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
-goes through C_old,new, and C_new follows in the next batch. A lease begins when the leader sent the messages that were
-answered.
+goes through C_old,new, and C_new follows in the next batch. Once a majority has answered, the leader has a lease, which
+counts from the time when the answered messages were sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from store import Store
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1
@@ -71,8 +72,8 @@ class Raft:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Take the lock. Changes are saved before it is released, unless they can wait for the next batch. After a failed
-        save, no thread can take the lock any more."""
+        """Take the lock. Changes are saved before the lock is released, unless they can wait for the next batch. After
+        a failed save, no thread can take the lock any more."""
         with self.changed:
             if self.broken is not None:
                 raise self.broken
@@ -352,7 +353,7 @@ class Raft:
         leader, remote, current = found
         if reply.success:
             upto = args.prev_log_index + len(args.entries)
-            # The two logs agree at `most`, so they also agree on everything that was sent since.
+            # The two logs agree at `most`, so they also agree on the entries of this message.
             remote.match = max(remote.match, upto)
             remote.most = max(remote.most, remote.match)
             if remote.leaves_at is not None and min(upto, args.leader_commit) >= self.store.latest[0]:

@@ -1,5 +1,5 @@
-"""The roles of a server, each with its own state. Each change of role makes a new object, so if a server's role is still the
-same object, it has had no other role in between."""
+"""The roles of a server, each with its own state. Each change of role makes a new object. So if a server's role is
+still the same object as earlier, the server has had no other role since then."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Candidate:
 
 @dataclass(eq=False)
 class Remote:
-    """What a leader knows of a server. Its log agrees with ours at least up to ``match`` and at most up to ``most``. The
-    leader finds the exact index by binary search."""
+    """What a leader knows of a server. That server's log agrees with ours at least up to ``match`` and at most up to
+    ``most``. The leader finds the exact index by binary search."""
 
     match: int
     most: int
-    confirmed: float  # when the latest message that it has answered was sent
+    confirmed: float  # when the latest of the messages that the server has answered was sent
     probed: bool = False
     told_commit: int = 0
-    pending: Any = None  # the arguments of the message that it has not answered yet
+    pending: Any = None  # the arguments of the message that the server has not answered yet
     sent_at: float = 0.0
     parcel: tuple[int, int, bytes, Voters] | None = None
     offset: int = 0

@@ -12,7 +12,7 @@ from raftlab.api import Persister
 
 
 class Store:
-    """Changes are made in memory; ``flush`` writes all changes since the last one in one save."""
+    """Changes are made in memory; ``flush`` writes all changes since the last flush in one save."""
 
     def __init__(self, persister: Persister, members: frozenset[int]) -> None:
         self._persister = persister
@@ -83,8 +83,8 @@ class Store:
                 self.voters[index] = Voters(frozenset(entry.members), frozenset(entry.old_members or ()))
 
     def cut(self, index: int, term: int, who: Voters | None = None) -> None:
-        """Cut the log at ``index``. If it does not agree with the snapshot there, drop all of it, and use the snapshot's
-        configuration ``who``."""
+        """Cut the log at ``index``. If the log does not agree with the snapshot there, drop the whole log, and use the
+        snapshot's configuration ``who``."""
         self._dirty = True
         if self.term_of(index) == term:
             known = self.voters[max(at for at in self.voters if at <= index)]

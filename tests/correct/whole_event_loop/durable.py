@@ -64,7 +64,8 @@ class DurableState:
         return self.log_entries_behind_snapshot[index - self.base :]
 
     def replace_behind(self, index: int, entries: list[LogEntry]) -> None:
-        """Replace everything after ``index`` with these entries, and the configurations there with theirs."""
+        """Replace everything after ``index`` with these entries, and the configurations there with those in the new
+        entries."""
         del self.log_entries_behind_snapshot[index - self.base :]
         while self.configuration.index > index:
             self.configurations.pop()

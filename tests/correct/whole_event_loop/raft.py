@@ -33,14 +33,15 @@ from views import Change, Round, Shipment, View
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)
 MOST_EVENTS = 32
 MOST_ENTRIES = 64
 CHUNK = 4096
-# A learner must catch up within this many rounds, and within this many seconds for all rounds.
+# A learner must catch up within ROUNDS rounds, and all rounds together may take CATCH_UP_WITHIN seconds.
 ROUNDS = 10
 CATCH_UP_WITHIN = 6.0
 # For how many seconds a leader tries to tell a server that it was removed.
@@ -78,8 +79,8 @@ class Raft:
         self.answered: set[int] = set()  # servers that have answered this leader since `counted_at`
         self.counted_at = 0.0
         self.change: Change | None = None
-        # The server that this leader hands over to, until when it tries, and whether it has sent that server a TimeoutNow
-        # since the last heartbeat.
+        # The server that this leader hands over to, the time until which the leader tries, and whether it has sent that
+        # server a TimeoutNow since the last heartbeat.
         self.heir: int | None = None
         self.heir_until = 0.0
         self.heir_told = False
@@ -215,7 +216,7 @@ class Raft:
 
     def _resign(self) -> None:
         if self.role == "leader":
-            self._restart_timer()  # as a leader, the timer was set for the next heartbeat
+            self._restart_timer()  # while this server led, the timer was set for the next heartbeat
         self.role = "follower"
         self.leader = -1
         self.heir = None
@@ -356,7 +357,7 @@ class Raft:
                 self._send_news(peer)
 
     def _send_news(self, peer: int) -> None:
-        """The entries that the server lacks, or a chunk of the snapshot, or else a heartbeat."""
+        """Send the entries that the server lacks, or a chunk of the snapshot, or else a heartbeat."""
         view, mine = self.views[peer], self.durable
         if view.shipment is None and view.next_index <= mine.base:
             term = mine.term_of_last_entry_in_snapshot

@@ -11,7 +11,8 @@ from durable import Configuration
 
 @dataclass
 class Shipment:
-    """A snapshot in transfer. The leader keeps the part that it has not sent yet, a follower the part that has arrived."""
+    """A snapshot in transfer. A leader keeps the part that it has not sent yet. A follower keeps the part that has
+    arrived."""
 
     leader_term: int
     index: int

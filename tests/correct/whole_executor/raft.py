@@ -32,7 +32,8 @@ from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0
@@ -526,8 +527,8 @@ class Raft:
             self._tell(server, other)
 
     def _common(self, args: AppendEntriesArgs, reply: AppendEntriesReply) -> int:
-        """The last index at which the two logs may agree, as far as a refusal shows. The term there is not later than that
-        of the follower's hint."""
+        """The last index at which the two logs may agree, as far as a refusal shows. The leader's entry there has no
+        later term than the follower's hint."""
         if reply.maybe_common < 0:
             return max(0, args.prev_log_index - 1)
         index = min(reply.maybe_common, args.prev_log_index - 1)
@@ -580,8 +581,8 @@ class Raft:
             return AppendEntriesReply(term=self.current_term, success=True)
 
     def _refuse(self, args: AppendEntriesArgs) -> AppendEntriesReply:
-        """Refuse, and name the last entry that the leader may also have. It is before prev_log_index, and its term is not
-        later than prev_log_term."""
+        """Refuse, and name the last entry that the leader may also have. This entry is before prev_log_index, and its
+        term is not later than prev_log_term."""
         index = min(self._last(), args.prev_log_index)
         if index == args.prev_log_index:
             index -= 1

@@ -1,10 +1,10 @@
 """A Raft of labs 2A to 2F that sends heartbeats separately from entries. A heartbeat has prev_log_index 0, carries no
-entries and commits nothing. Each follower has a thread that sends it entries and commit indexes, and that lives as long as
-the leadership.
+entries and commits nothing. For each follower, the leader has a thread that sends it entries and commit indexes. These
+threads end with the leadership.
 
 One loop plays the three roles in turn. A leader resigns if it has had no answers from a majority for a while. In every lab,
-servers ignore candidates while they know a leader. A candidate asks for votes before it saves its own. After refusals, a
-leader goes back in growing steps. Only the last two configurations are kept.
+servers ignore candidates while they know a leader. A candidate asks for votes before it saves its vote for itself.
+After refusals, a leader goes back in growing steps. Only the last two configurations are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from store import Members, Store, members_of
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab that this Raft implements. It asks for pre-votes only with "2F".
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2D" or "2E", which switch off pre-votes.
 UPTO = "2F"
 HEARTBEAT = 0.1
 # The election timeout is drawn at random between this many seconds and twice as many.
@@ -399,7 +399,7 @@ class Raft:
                 self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        """Send each server one more message, so that it knows that the entry that removes this leader is committed."""
+        """Send each server one more message, from which it learns that this leader's removal is committed."""
         for peer, follower in self.followers.items():
             method, args = self._next_request(follower)
             threading.Thread(target=self.peers[peer].call, args=(method, args), daemon=True).start()

@@ -112,5 +112,5 @@ class Store:
         self.base_members = self.committed = self.latest = members
 
     def members_at(self, index: int) -> Members:
-        """The configuration that is in force at ``index``, which must be committed."""
+        """The configuration that is in force at ``index``. The entry there must be committed."""
         return next((each for each in (self.latest, self.committed) if each.index <= index), self.base_members)

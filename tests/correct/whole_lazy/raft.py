@@ -15,7 +15,8 @@ from typing import Any
 
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.1
 TIMEOUT = (0.8, 1.6)
@@ -56,7 +57,7 @@ class AppendEntriesArgs:
     prev_log_term: int
     entries: list[LogEntry] = field(default_factory=list)
     leader_commit: int = 0
-    hush: bool = False  # whether the leader relies on the receiver to vote for nobody for a while (for its lease)
+    hush: bool = False  # whether the leader's lease needs the receiver to vote for nobody for a while
 
 
 @dataclass(frozen=True)
@@ -402,7 +403,7 @@ class Raft:
         return any(self.me in [*(each.members or ()), *(each.old_members or ())] for each in [entry, *later])
 
     def _ask(self, server: int, args: RequestVoteArgs, this: int, said_yes: set[int]) -> None:
-        """Count one pre-vote. With a majority of them, start the election."""
+        """Ask one server for a pre-vote and count it. With a majority of pre-votes, start the election."""
         if server != self.me:
             reply = self.peers[server].call("pre_vote", args)
             if reply is None:

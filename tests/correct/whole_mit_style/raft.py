@@ -27,7 +27,8 @@ from messages import (
 from raftlab.api import ApplyMsg
 
 DEBUG = False
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30
@@ -76,7 +77,9 @@ class Raft:
         self.last_applied = 0
         self.next_index = {}
         self.match_index = {}
-        self.snapshot_sent = {}  # server -> when the thread that sends it a snapshot last got an answer, and its number
+        # By server: the time of its last answer to the thread that sends it a snapshot. The time is in a list that
+        # belongs to that thread.
+        self.snapshot_sent = {}
         self.leader = NOBODY
         self.leader_heard = -ELECTION_MS[1]
         self.questions = 0  # how many rounds of pre-votes there have been

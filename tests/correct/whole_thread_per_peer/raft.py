@@ -29,7 +29,8 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab that this Raft implements. "2E" leaves out pre-votes; with "2D", servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
+# with which servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
@@ -38,7 +39,7 @@ WINDOW = 8
 # After how many seconds without an answer a replicator starts over from the last acknowledged entry.
 PATIENCE = 0.25
 CHUNK = 4096
-# A learner that lacks at most this many entries has caught up, and it has this many seconds to get there.
+# A learner has caught up when it lacks at most CLOSE entries. This must happen within CATCH_UP_WITHIN seconds.
 CLOSE = 4
 CATCH_UP_WITHIN = 5.0
 # How many heartbeats a removed server still gets.
@@ -443,7 +444,7 @@ class Raft:
                     progress.heard = now
                 progress.on_the_way += 1
                 work = (peer, progress, progress.attempt, *job)
-            # A call may take seconds, so it waits in a thread of its own while the replicator goes on.
+            # A call may take seconds, so each call has a thread of its own, and the replicator goes on meanwhile.
             threading.Thread(target=self._carry, args=work, daemon=True).start()
 
     def _start_over(self, progress: Progress, next_index: int) -> None:

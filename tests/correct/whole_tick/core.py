@@ -458,8 +458,8 @@ class Core:
             self.sworn = True
         prev = args.prev_log_index
         if prev < self.commit:
-            # The message begins before the commit index, and everything up to there is the same here. If it has later
-            # entries, the leader sends them again from there.
+            # The message begins before our commit index, and up to that index the two logs are the same. If the message
+            # also has later entries, the leader sends those again, beginning after our commit index.
             return AppendReply(self.term, True, self.commit)
         if self.log.term(prev) != args.prev_log_term:
             hint, hint_term = self.log.conflict(prev, args.prev_log_term)

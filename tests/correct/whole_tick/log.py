@@ -1,5 +1,5 @@
-"""The log. It knows how far it is stable (saved), and keeps a few entries that the snapshot covers, for followers that
-lag."""
+"""The log. It knows which of its entries are stable (saved), and keeps a few entries that the snapshot covers, for
+followers that lag."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ class Log:
                 )
 
     def merge(self, prev: int, entries: list[Entry]) -> bool:
-        """Store the entries after ``prev``, where the logs are known to agree. Returns whether anything has changed."""
+        """Store the entries after ``prev``, an index at which the logs are known to agree. Returns whether anything has
+        changed."""
         for index, entry in enumerate(entries, prev + 1):
             if self.term(index) != entry.term:
                 del self.entries[index - self.base - 1 :]

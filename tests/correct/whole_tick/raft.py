@@ -34,15 +34,15 @@ from messages import (
 
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last lab of part 2 that this Raft implements. "2E" leaves out pre-votes and the check of the quorum; with "2D", servers
-# also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes and the check
+# of the quorum, or to "2D", with which servers also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.05
 # Within how many seconds new servers must catch up.
 CATCH_UP_WITHIN = 5.0
 READ_WITHIN = 1.3
-# How long a lease lasts, in seconds. The first of the ticks that a server must be quiet may come at once, so it does not
-# count.
+# How long a lease lasts, in seconds. A server must be quiet for ELECTION_TICKS ticks. The first of them may come at
+# once, so it does not count.
 LEASE = (ELECTION_TICKS - 1) * TICK / MAX_DRIFT
 
 

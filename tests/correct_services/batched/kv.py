@@ -1,6 +1,7 @@
-"""A service that batches. A thread collects the requests of 2 ms and puts them into one entry, as JSON text. Each handler
-waits at a queue of its own, which the apply loop finds by a token in the entry. Another thread takes compressed snapshots of
-the latest state. Serials have gaps. The clerk ignores hints, and waits longer after each round of tries."""
+"""A service that batches. A thread collects the requests that arrive within 2 ms and puts them into one entry, as JSON
+text. Each handler waits at a queue of its own, which the apply loop finds by a token in the entry. Another thread takes
+compressed snapshots of the latest state. Serials have gaps. The clerk ignores hints, and waits longer after each round
+of tries."""
 
 from __future__ import annotations
 

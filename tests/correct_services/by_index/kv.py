@@ -1,6 +1,7 @@
 """A service of lab 3B in which any server answers reads. A thread takes all reads that wait and serves them with one call of
 read_index; reads by lease join them if there is no lease. The state is a value that each entry replaces as a whole, so reads
-need no lock. The clerk asks the nearest server, and can tell by the index in a reply whether a snapshot is too old."""
+need no lock. The clerk asks the nearest server, and can tell by the index in a reply whether a snapshot read is too
+old."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A service whose handlers wait by session and serial. So the entry of one copy of a request answers all copies, whichever
-leader began it. Any server answers two kinds of requests at once: retries of a request that was carried out, and requests of
-a session that has ended. A command names the server that began it, and clerks get the name of that server as a hint. The
-clerk follows hints, and tries the other servers in random order."""
+"""A service whose handlers wait by session and serial. So the entry of one copy of a request answers all copies,
+whichever leader appended that entry. Any server answers two kinds of requests immediately: retries of a request that
+was carried out, and requests of a session that has ended. A command names the server that began it, and clerks get the
+name of that server as a hint. The clerk follows hints, and tries the other servers in random order."""
 
 from __future__ import annotations
 

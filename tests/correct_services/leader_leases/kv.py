@@ -39,8 +39,8 @@ class ClientReply:
 
 
 class Ticket:
-    """A request that waits. It waits for the entry at an index with this term or, without a term, until that index is
-    applied."""
+    """A request that waits. With a term, it waits for the entry of that term at the index. Without a term, it waits
+    until the index is applied."""
 
     def __init__(self, term: int | None = None) -> None:
         self.term = term

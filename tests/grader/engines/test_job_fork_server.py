@@ -89,7 +89,7 @@ def test_a_check_prints_the_same(server: JobForkServer, tmp_path: Path) -> None:
 
 
 def test_forked_jobs_draw_different_random_numbers(server: JobForkServer, tmp_path: Path) -> None:
-    """Names of temporary files are random."""
+    """Otherwise two jobs would choose the same names for temporary files."""
     for _ in range(2):
         listen(server, pytest_of(tmp_path, "print('drawn', random.random())"), tmp_path)
     drawn = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("drawn")]

@@ -38,7 +38,7 @@ def hand_in(folder: Path, submissions: dict[str, dict[str, str]]) -> dict[str, s
 
 
 def found(folder: Path, submissions: dict[str, dict[str, str]]) -> set[tuple[str, bool, tuple[str, ...]]]:
-    """The origin, whether it was renamed, and the submissions of each group."""
+    """For each group of copies: the origin, whether names were changed, and the submissions."""
     groups = same_code.find(hand_in(folder, submissions))
     return {(group.origin, group.renamed, tuple(place.submission for place in group.places)) for group in groups}
 

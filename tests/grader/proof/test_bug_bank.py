@@ -92,7 +92,7 @@ def test_a_bug_can_change_several_files() -> None:
 
 
 def test_the_labs_before_a_service_can_be_removed() -> None:
-    """``Before`` removes labs that hide a bug from Raft, but not the bug's own lab."""
+    """``Before: 2E`` removes labs 2E and later from raft.py, even for a bug of lab 3A, but never the bug's own lab."""
     service = "# region 3A: a service\nx = 1\n# endregion\n# region 3B: reads\ny = 1\n# endregion\n"
     bug = bug_bank.parse(f"{SERVICE_HEADERS}Before: 2E\n\n{HUNK}", PATCH)
     changed = bug.apply_to({"raft.py": f"{REFERENCE}# region 2E: members\nz = 1\n# endregion\n", "kv.py": service})

@@ -87,7 +87,7 @@ def test_the_next_seed_waits_for_the_passes_that_decide_about_it() -> None:
     trial = make_trial()
     assert trial.next_seed() == 0
     trial.started.add(0)
-    assert trial.next_seed() is None, "the first pass determines which tests the others begin with"
+    assert trial.next_seed() is None, "the first pass determines with which tests the other passes begin"
     trial.passes[0] = make_pass(trial, 0)
     trial.started |= {1, 2}
     assert trial.next_seed() is None, "whether more passes are needed depends on all of the first seeds"

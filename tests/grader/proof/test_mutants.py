@@ -132,7 +132,9 @@ def test_the_remove_operator_leaves_out_single_statements() -> None:
         "self.wake.notify_all()",
         "self.term = term",
     }
-    assert not any("self.lock = lock" in change or "batch =" in change for change in removed), "the first run would end"
+    assert not any("self.lock = lock" in change or "batch =" in change for change in removed), (
+        "without these lines, the first run would already end"
+    )
 
 
 def text_of(operator: str, start: str = "") -> str:

@@ -47,7 +47,7 @@ def attacked(hidden: bool = False) -> Report:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a report with a trace, and with the page made from them."""
+    """A folder with a report, a trace, and the page that is made from the two."""
     place = tmp_path_factory.mktemp("class")
     out = report(place, attacked(hidden=True))
     traces = out / "traces" / "bob"

@@ -122,7 +122,7 @@ class RpycWorld:
             self._end(process)
 
     def _end(self, process: _Process) -> None:
-        self.cpu_s += cpu_seconds(self._host.pid(process.child))  # before the connection closes, which ends the child
+        self.cpu_s += cpu_seconds(self._host.pid(process.child))  # before the connection closes, because the child then ends
         self._forget(process)
         self._host.kill(process.child)
 

@@ -138,7 +138,7 @@ export class Flights {
         if (event.message !== null) this.#end(key("reply"), event.t, "arrived");
         return;
       case "lost":
-        //  If no such message is in flight, the message had arrived before, and then its receiver crashed.
+        // If no such message is in flight, the message had arrived before, and then its receiver crashed.
         if (this.open.get(key(event.leg))?.length) this.#end(key(event.leg), event.t, "lost");
         return;
       case "hold":

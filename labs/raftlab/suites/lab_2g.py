@@ -465,8 +465,8 @@ def test_during_a_joint_change(cluster: StartCluster) -> None:
     target, *others = without(range(5), leader)
     new = sorted([leader, target, 5])
     joint = carries_configuration(new, joint=True)
-    # Only the target gets C_old,new. It needs the votes of three of the old five, so at least one from a server that
-    # leaves.
+    # Only the target gets C_old,new. The target needs the votes of three of the old five, so at least one from a server
+    # that leaves.
     held = [c.hold("append_entries", leader, dst, when=joint) for dst in (*others, 5)]
     call = MembershipCall(c, leader, new)
     c.wait_for(10.0, lambda: bool(held[0].messages) or not call.pending)

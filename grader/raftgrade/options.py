@@ -169,7 +169,7 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="if a bug marked as hard is not caught by then, continue with up to N seeds (default: 200)",
+        help="if --seeds does not catch a bug that is marked as hard, continue with up to N seeds (default: 200)",
     )
     proof.add_argument("--jobs", type=int, metavar="N", help="run N suites in parallel (default: one per processor)")
     proof.add_argument(
@@ -279,7 +279,7 @@ def _run(run: argparse.ArgumentParser) -> None:
         "--until-sure",
         metavar="good=.99,bad=.90,max=N",
         help="run each test in sim until it is clear whether it passes at least 99 %% (good) or at most 90 %% (bad) of the "
-        "time, at most N times",
+        "time, but no more than N times",
     )
     run.add_argument(
         "--rpyc-runs",

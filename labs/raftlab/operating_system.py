@@ -127,8 +127,8 @@ def die_with_parent() -> bool:
 
 
 class Lifeline:
-    """A pipe that closes when this process ends, so that children notice it. For systems on which :func:`die_with_parent`
-    does not work.
+    """A pipe that closes when this process ends. So its children notice the end. For systems on which
+    :func:`die_with_parent` does not work.
 
     Attributes:
         fd: the descriptor that a child keeps. The child must close all others, in particular the other end of the pipe.

@@ -17,8 +17,8 @@ _GAP_S = 2 * LOOK_S
 
 
 class TimeAwake:
-    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S` seconds. If
-    more than two seconds pass between two questions, only two of them count."""
+    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S`
+    seconds. If more than two seconds pass between two questions, only two seconds count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -45,8 +45,8 @@ def poll_awake(poller: select.poll, seconds: float) -> list[tuple[int, int]]:
 
 
 class TimeLimit:
-    """Calls a function in the main thread after a time without pauses, unless it is cancelled first. At its end, a ``with``
-    block cancels it.
+    """Calls a function in the main thread after a time without pauses, unless it is cancelled first. A ``with`` block
+    cancels it when the block ends.
 
     It uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a test, that
     alarm is set again by :meth:`cancel`.

@@ -50,7 +50,8 @@ def handout(failure: Failure) -> str:
 
 
 def parts(failure: Failure, replay: str = "", picture: str = "") -> list[Part]:
-    """The parts of ``failure``, in the order above. ``replay`` and ``picture`` are commands, or empty."""
+    """The parts of ``failure``, in the order that the text at the top of this file gives. ``replay`` and ``picture``
+    are commands, or empty."""
     shown = [Part("", (failure.text,))]
 
     def add(label: str, *lines: str, block: bool = False) -> None:

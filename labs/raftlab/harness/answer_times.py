@@ -57,7 +57,8 @@ class _Server:
     requests: deque[_Request] = field(default_factory=deque)
 
     def count(self, until: float) -> None:
-        """Count the waiting time of all requests up to ``until``. The server's state has not changed since the last call."""
+        """Count the waiting time of all requests up to ``until``. Since the last call, the server's state must not have
+        changed."""
         for request in self.requests:
             if self.ready and not self.paused:
                 request.waited += (until - request.counted_until) * request.rate

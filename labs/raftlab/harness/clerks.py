@@ -140,7 +140,8 @@ class ClerkHandle:
         return operation
 
     def wait_for(self, operation: ClientOperation, within: float) -> None:
-        """Does the work of :meth:`finish`. Only ``Cluster.finish_operation``, which scenarios record, calls it."""
+        """Does the work of :meth:`finish`. Only ``Cluster.finish_operation`` calls this, and scenarios record that
+        call."""
         c = self._c
         if not c.wait_for(within, lambda: operation.done):
             answered_in_time(c)  # if a server has not answered in time, fail with that reason instead
@@ -169,8 +170,8 @@ class ClerkHandle:
         return self._c.begin_operation(self.number, op, key, args, read)
 
     def start(self, op: str, key: str, args: tuple[Any, ...], read: str = "log") -> ClientOperation:
-        """Does the work of :meth:`begin`. Only ``Cluster.begin_operation``, which scenarios record, and :class:`Load` call
-        it."""
+        """Does the work of :meth:`begin`. Only :class:`Load` and ``Cluster.begin_operation`` call this. Scenarios
+        record the calls of the latter."""
         if self.operation is not None:
             raise RuntimeError(f"{self.name} carries out one operation at a time")
         incarnation = self._c.server_state(self.number).incarnation

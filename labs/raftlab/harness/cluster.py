@@ -41,7 +41,8 @@ from raftlab.worlds.base import World
 # Seconds within which a new leader must be elected (the limit of the 6.824 lab).
 ELECTION_LIMIT = 5.0
 # Seconds that start(), get_state() and Raft() may take. They should return at once. But code that holds a lock during an RPC
-# gets advice, not a failure. There, a call may have to wait for two RPCs to dead servers, which take up to 7 s each.
+# gets advice, not a failure. In such code, a call may have to wait for two RPCs to dead servers, which take up to 7 s
+# each.
 CALL_PATIENCE = 15.0
 INIT_PATIENCE = 15.0
 # A server counts as the leader only if it still leads this many seconds later.
@@ -378,7 +379,7 @@ class Cluster:
             most: hold at most this many messages; ``None`` means no limit.
 
         Returns:
-            The hold; its ``messages`` are those that are held.
+            The hold. Its ``messages`` are the messages that it keeps back.
         """
 
         def wanted(rpc: Rpc) -> bool:
@@ -958,6 +959,6 @@ class Cluster:
         self, holds: bool, text: str, rule: Rule | None = None, servers: Collection[int] | None = None, hint: str = "",
         observe: Callable[[], Observation] = Observation,
     ) -> None:  # fmt: skip
-        """Call :meth:`fail` unless ``holds``. ``observe`` is called only then, and its result is passed as ``observed``."""
+        """Call :meth:`fail` unless ``holds``, with the result of ``observe()`` as ``observed``."""
         if not holds:
             self.fail(text, rule, servers, hint, observe())

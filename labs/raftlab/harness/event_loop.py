@@ -406,7 +406,7 @@ class EventLoop:
                 break
             arrives = self._can_arrive(due)
             if when > began and not arrives:
-                # Do not lose the message before it is due, because the test may still heal the link.
+                # Until the message is due, do not count it as lost: the test may still heal the link.
                 limit = when
                 break
             event = self._event_of(heappop(heap), arrives)

@@ -42,7 +42,7 @@ def check_history(c: Cluster) -> None:
     """Fail the test unless the operations so far were carried out exactly once and are linearizable.
 
     Raises:
-        LabFailure: they are not.
+        LabFailure: one of the two does not hold.
         Undecided: the search took too long.
     """
     history = _judged(c.history)

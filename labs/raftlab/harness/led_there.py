@@ -44,7 +44,7 @@ _OWN_LINES, _BESIDES = 5, 3
 # Messages to several servers become one line if they are sent within this many seconds. A reply that arrives within this
 # many seconds after its answer was sent says nothing new.
 _AT_ONCE_S = 0.05
-# The last line gets _LAST more weight. For each line before it, this bonus is multiplied by _FADES once more.
+# The last line gets _LAST more weight. The bonus of each earlier line is _FADES times the bonus of the line after it.
 _LAST, _FADES = 4.0, 0.85
 # The last heartbeats get _HEARTBEATS more weight. A line gets _ALIKE less weight for each similar line that comes later, or
 # _ALIKE_FAULTS less if it is about a crash, a start, a pause or a change of the network.
@@ -242,8 +242,8 @@ def _peer_of(event: Event) -> int:
 
 
 def _listed(operations: Sequence[str]) -> str:
-    """A clause with the operations in a range of entries that the failure's sentence mentions, each with its number of
-    entries."""
+    """A clause about a range of entries: those operations in it that the failure's sentence mentions, and how many
+    entries each of them has."""
     counted: dict[str, int] = {}
     for each in operations:
         counted[each] = counted.get(each, 0) + 1
@@ -260,7 +260,8 @@ class _Rpc:
     answer: Any = None
     answered: float = -1.0
     caller_did: int = -1
-    """How often the caller had answered a request, crashed or started when the answer was sent."""
+    """How many times, up to the moment when the answer was sent, the caller had answered a request, crashed or
+    started."""
 
 
 class _Folding:
@@ -275,7 +276,7 @@ class _Folding:
     def __init__(self, events: Sequence[tuple[int, Event]], about: frozenset[int], subject: _Subject) -> None:
         self._about, self._subject = about, subject
         self._lines: dict[object, _Line] = {}
-        self._scope = 0  # a new one begins at each crash, start, note and change of the network; lines never span two
+        self._scope = 0  # a new scope begins at each crash, start, note and change of the network; no line spans two
         self._terms: dict[int, int] = {}
         self._did: Counter[int] = Counter()  # by server: how often it answered a request, crashed or started
         self._applied: Counter[object] = Counter()

@@ -74,8 +74,9 @@ def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
 
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
-    """Wait up to ``within`` seconds for a leader, as :func:`leader_of` does, that has committed an entry of its own term. A
-    leader may refuse a change before that. On a busy machine, there may have been an election since the last command."""
+    """Wait up to ``within`` seconds until a leader (as in :func:`leader_of`) has committed an entry of its own term. A
+    leader may refuse a change before that. On a busy machine, there may have been an election since the last
+    command."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -91,7 +92,7 @@ def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> 
 
 
 def _leading(c: Cluster, members: Collection[int], within: float) -> tuple[int, int]:
-    """Wait for a leader as :func:`leader_of` does. Returns it and its term."""
+    """Wait for a leader as :func:`leader_of` does. Returns the leader and its term."""
     deadline = c.now + within
     connected = [server for server in c.connected() if server in members]
     while True:
@@ -157,7 +158,7 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
                 if c.now > refused_since + REFUSED_FOR:
                     in_effect_since = _in_effect_since(c, members)
                     if answer[2] and in_effect_since is not None:
-                        return in_effect_since  # an earlier change has brought these members, so it may refuse them now
+                        return in_effect_since  # these already are the members, so the leader may refuse the change
                     refused(c, server, members, answer)
                 # A leader must not change the members before it has committed an entry of its own term, so propose one.
                 c.propose(server, f"S{server} leads term {term}")
@@ -184,7 +185,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         c: the cluster.
         server: the leader.
         members: the servers that should vote.
-        answer: what ``change_membership`` returned. The failure shows it if it is not what a leader returns.
+        answer: what ``change_membership`` returned. An answer that no leader gives is shown in the failure.
     """
     if not answer[2]:
         text = f"expected the leader S{server} to change the members to {sorted(members)}, but it answers {answer}"

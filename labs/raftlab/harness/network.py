@@ -29,9 +29,9 @@ class Conditions:
     """
 
     latency: tuple[float, float] = (0.000_5, 0.001_5)
-    """Bounds of the delay of every message, which is uniformly distributed. It is never below :data:`MIN_DELAY`."""
+    """Bounds of the delay of every message. The delay is uniformly distributed, but never below :data:`MIN_DELAY`."""
     extra: tuple[float, float] = (0.0, 0.0)
-    """Bounds of a further delay of requests, which is uniformly distributed."""
+    """Bounds of a further delay of requests. This delay, too, is uniformly distributed."""
     lose_request: float = 0.0
     lose_reply: float = 0.0
     duplicate: float = 0.0

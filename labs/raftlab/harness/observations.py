@@ -107,7 +107,7 @@ def _number(message: Message | None, name: str) -> int:
 
 
 def _upto(call: Call) -> int:
-    """The index of the last entry of an AppendEntries, or ``prev_log_index`` if it has none."""
+    """The index of the last entry of an AppendEntries, or its ``prev_log_index`` if it has no entries."""
     entries = call.args.get("entries")
     return _number(call.args, "prev_log_index") + (len(entries) if isinstance(entries, list) else 0)
 
@@ -277,8 +277,8 @@ def _behind_its_term(asked: list[Call]) -> Observation | None:
 
 
 def _split_votes(elections: dict[tuple[int, int], _Election]) -> str:
-    """A clause about candidates that ask for votes in the same terms, so that each has voted for itself; empty if that is
-    not the reason."""
+    """A clause about candidates that ask for votes in the same terms, so that each has voted for itself; empty if that
+    is not why nobody won."""
     by_term: dict[int, set[int]] = {}
     for server, term in elections:
         by_term.setdefault(term, set()).add(server)

@@ -87,7 +87,7 @@ class Quotas:
             raise LabFailure(Failure("bad-result", text))
 
     def line(self, line: protocol.LogLine) -> str | None:
-        """The text of a logged line to put into the trace; ``None`` if the quota of logged text is used up."""
+        """The text that goes into the trace for a logged line; ``None`` if the quota of logged text is used up."""
         if self._lines > _LINE_BYTES:
             return None
         self._lines += len(line.text) + len(line.topic) + 50

@@ -34,9 +34,9 @@ class Service:
         self._seed = seed
         self.every = 0
         self.size = 0
-        # The servers, with incarnation, that have a snapshot() call in progress. The value is the highest index at which
-        # another snapshot became due in the meantime, or 0. A service takes one snapshot at a time, and only the newest
-        # matters.
+        # The calls of snapshot() in progress, by server and incarnation. The value is the highest index at which
+        # another snapshot has become due since the call began, or 0. A service takes one snapshot at a time, and only
+        # the newest matters.
         self._taking: dict[tuple[int, int], int] = {}
         self._inside_put = False
         event_loop.on_apply = self._on_apply

@@ -5,9 +5,9 @@ it; only its children do. The *prepared host* (:mod:`raftlab.host.prepared`) is 
 the submission does nothing but define things, this child imports it for the servers of many runs, and forks the
 simulated runs.
 
-Each of the two receives commands from the judge over a Unix socket of its own, passes the file descriptors that come
-with a command to the child, and reports when a child has ended. When the judge ends, both end too, and so do all their
-children.
+Each of the two receives commands from the judge over a Unix socket of its own, gives each new child the file
+descriptors that came with its command, and reports when a child has ended. When the judge ends, both end too, and so do
+all their children.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ForkServer:
         control: The socket to the judge.
         program: The submission.
         limits: What the children may use; ``None`` outside a sandbox.
-        is_prepared: Whether this is the prepared host. It sends no signals: the judge ends its children, and the warm
-            host limits their memory.
+        is_prepared: Whether this is the prepared host. The prepared host sends no signals: the judge ends its children,
+            and the warm host limits their memory.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ForkServer:
     def _limit_memory(self, max_bytes: int) -> None:
         """Kill the largest child if all children together use more than ``max_bytes``.
 
-        This is polled, because an ordinary user cannot ask the operating system to be notified."""
+        The memory is polled, because an ordinary user cannot ask the operating system for a notice."""
         now = time.monotonic()
         if now < self._memory_checked + _MEMORY_CHECK_MS / 1000:
             return
@@ -158,9 +158,9 @@ class ForkServer:
         pid = restrictions.fork_into_namespaces(limits) if limits is not None and namespaces else os.fork()
         if pid == 0:
             code = 1
-            # A child writes no bytecode files. Outside a sandbox, this process does, for raftlab's own modules, which it
-            # imports before the fork. In a checkout, nothing else would cache them, and compiling them takes 0.08 s at each
-            # start of a host.
+            # A child writes no bytecode files. Outside a sandbox, its parent writes those of raftlab's own modules,
+            # which it imports before the fork. In a checkout, nobody else would write them, and each host would spend
+            # 0.08 s on compiling these modules.
             sys.dont_write_bytecode = True
             try:
                 # Children in namespaces end when the host ends, and the prepared host ends when the judge ends.

@@ -31,8 +31,8 @@ BUSY_POINTS = 10_000_000
 _POINTS_OF_GIVING_WAY = 20
 
 # A wait with a timeout ends this many virtual seconds late, never exactly at the requested instant. Waits on a real
-# machine end late too, and code relies on it: `while now() <= deadline: cond.wait(deadline - now())` would wait for 0
-# seconds again and again if the wait could end exactly at the deadline.
+# machine end late too, and student code relies on that: `while now() <= deadline: cond.wait(deadline - now())` would
+# wait for 0 seconds again and again if the wait could end exactly at the deadline.
 TIMEOUT_DELAY = 0.000_001
 
 # The thread ident of the framework's own code, which runs in no task.
@@ -47,7 +47,7 @@ MAX_APPLIES = 200_000
 MAX_TASKS = 20_000
 # Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
-# Maximum number of values that are added to Kernel._ticks at once: a short run needs no more.
+# Maximum number of values that are added to Kernel._ticks at once. A short run would not use more.
 _MOST_TICKS = 5_000
 
 
@@ -118,9 +118,9 @@ class Kernel:
         # framework may take a free lock (the library copies do so while they are imported), but it never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
-        # The locks of the library copies that all servers share, such as the one that executors take to submit work. A
-        # thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take the lock
-        # again.
+        # Locks in the library copies, such as the lock that executors take to submit work. All servers share these
+        # locks. A thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take
+        # the lock again.
         self.shared_locks: list[Any] = []
         self.effects: list[tuple[float, Effect]] = []
         self.urgent = False
@@ -142,7 +142,7 @@ class Kernel:
         self._next_ident = 1000
         self._loaded: Incarnation | None = None
         # Greenlets of crashed servers. They must not be collected: greenlet would raise GreenletExit inside them, which
-        # would run their `finally` blocks. In a crash, nothing runs.
+        # would run their `finally` blocks. After a crash, no code of the server may run.
         self._crashed: list[greenlet] = []
         self._rng = random.Random(seed)
         self._schedule = SCHEDULES[schedule]
@@ -334,7 +334,7 @@ class Kernel:
         self.current = task
         incarnation = task.incarnation
         if incarnation is not self._loaded:
-            # pickle and dataclasses look up a class's module by name; each server must find its own there.
+            # pickle and dataclasses look up a class's module by name; each server must find its own module there.
             self._loaded = incarnation
             sys.modules.update(incarnation.modules)
         return task.glet
@@ -342,8 +342,8 @@ class Kernel:
     # --- switch points ---
 
     def _add_ticks(self) -> None:
-        """Add the next values of :attr:`tick`. The current call, which has returned True, counts as the first of them, so
-        one False fewer is added."""
+        """Add the next values of :attr:`tick`. The call of ``tick`` that has just returned True counts as the first
+        value of its gap, so one False fewer is added."""
         if not self._gap_left:
             self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate))) if self._rate else _MAX_GAP
             self._gap_left = self._gap
@@ -427,7 +427,7 @@ class Kernel:
         """Run until every task is blocked."""
         while self._ready:
             new = self._next_greenlet().switch()
-            while isinstance(new, greenlet):  # the current task needs it
+            while isinstance(new, greenlet):  # the hub must start it, see _new_greenlet
                 new.switch()
                 new = self.current.glet.switch()
         self.current = self.framework

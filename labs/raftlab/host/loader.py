@@ -36,8 +36,8 @@ class Program:
 
     Attributes:
         copies: The library copies, by name.
-        shared_locks: Those locks of the copies that all servers of a run share. They are looked up once, because a
-            forked run that looked them up itself would copy the memory of all the objects it looked at.
+        shared_locks: The locks at module level in the copies, which all servers of a run share. The search for them is
+            done once, here: in a forked run, it would copy the memory of every object that it looks at.
         stock: The incarnations that are prepared for the next run, if any.
     """
 
@@ -197,7 +197,8 @@ class Loader:
         substitute = self._substitutes.get(top)
         if fromlist or substitute is None:
             return module
-        # `import importlib.util` binds `importlib`. It must bind the substitute, and the substitute must have `util`.
+        # `import importlib.util` binds the name `importlib`. The name must refer to the substitute, which must have
+        # `util`.
         child = name.partition(".")[2].partition(".")[0]
         if child and not hasattr(substitute, child):
             setattr(substitute, child, getattr(module, child))

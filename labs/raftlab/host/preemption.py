@@ -31,7 +31,7 @@ from typing import Any
 TICK = "__tick__"
 SWITCH = "__switch__"
 
-# If a statement contains one of these nodes, other threads may notice when the statement is executed.
+# If a statement contains one of these nodes, other threads may notice at which moment the statement runs.
 _SHARED = frozenset(
     (
         ast.Attribute,
@@ -88,7 +88,7 @@ def _contains(nodes: Iterable[ast.AST], kinds: Container[type[ast.AST]]) -> bool
 
 
 def _others_may_notice(statement: ast.stmt) -> bool:
-    """Whether another thread could notice when this statement runs. The statements nested in it do not count."""
+    """Whether another thread could notice at which moment this statement runs. Statements nested in it do not count."""
     heads: list[ast.AST]
     if isinstance(statement, _DEFINITIONS):
         return False
@@ -124,13 +124,13 @@ def _switch(place: dict[str, Any]) -> ast.expr:
 
 
 def _after_switch(value: ast.expr) -> ast.expr:
-    """An expression with a switch point followed by ``value``. It has the value of ``value``."""
+    """An expression that passes a switch point, then evaluates ``value``, and yields the result."""
     place = _place_of(value)
     return ast.BoolOp(ast.Or(), [_switch(place), value], **place)
 
 
 def _before_switch(value: ast.expr) -> ast.expr:
-    """An expression with ``value`` followed by a switch point. It has the value of ``value``."""
+    """An expression that evaluates ``value``, then passes a switch point, and yields the result."""
     place = _place_of(value)
     pair = ast.Tuple([value, _switch(place)], _LOAD, **place)
     return ast.Subscript(pair, ast.Constant(0, **place), _LOAD, **place)

@@ -24,8 +24,8 @@ from raftlab.messages import codec
 from raftlab.submission.definitions import DefinitionChecker, DoesMore, Kind
 from raftlab.submission.source import SubmissionError
 
-# The modules and classes that an incarnation needs, and the methods of each class that messages call. By role
-# (raftlab.messages.protocol.Boot).
+# By role (raftlab.messages.protocol.Boot): the modules and classes that an incarnation needs, and the methods of each
+# class that messages call.
 HANDLERS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "raft": (("raft", "Raft", codec.RPC_METHODS),),
     "service": (("raft", "Raft", codec.RPC_METHODS), ("kv", "KVServer", codec.SERVICE_METHODS)),
@@ -86,7 +86,7 @@ class Stock:
     def prepare_all(self, counts: Mapping[str, int]) -> str:
         """Prepare incarnations until at least these numbers are ready, and some more for restarts.
 
-        Each call adds some, so a process that makes many runs eventually has enough of them.
+        Each call adds some, so a process that makes many runs eventually has enough incarnations ready.
 
         Args:
             counts: How many incarnations of each role the next run begins with, by role.
@@ -126,7 +126,8 @@ class Stock:
         counting = _CountingKernel()
         kernels.install(counting)
         try:
-            # Route it as a run does, so that `logging.basicConfig` finds a handler and does nothing.
+            # Route the library's log lines as a run does, so that `logging.basicConfig` finds a handler and does
+            # nothing.
             route_logging(logging, lambda topic, text: None)
             for _ in range(count):
                 loader, messages, sync_points = Loader(self._program), codec.Codec(), {}

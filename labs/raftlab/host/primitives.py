@@ -26,8 +26,8 @@ EPOCH = 1_700_000_000.0
 # The place where a lock was taken: code object and instruction offset. The line is computed only for a report.
 Site = tuple[CodeType, int]
 
-# The id() of the globals of this module and of each library copy (raftlab.host.stdlib adds those). When code with these
-# globals takes a lock, the lock is reported at the line of the caller.
+# The id() of the globals of this module and of each library copy (raftlab.host.stdlib adds those). If a function with
+# these globals takes a lock, reports name the line that called the function.
 framework_globals: set[int] = {id(globals())}
 
 
@@ -109,8 +109,8 @@ class UntrackedLock:
     def locked_lock(self) -> bool:
         return self.locked()
 
-    # A Condition calls these three methods. CPython's locks lack them, so its Condition makes do with acquire and
-    # release.
+    # A Condition calls these three methods. CPython's plain locks lack them, and CPython's Condition uses acquire and
+    # release instead.
 
     def _is_owned(self) -> bool:
         return self.holder is not None  # by any task: as in CPython, a plain lock has no owner

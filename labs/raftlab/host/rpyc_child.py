@@ -140,7 +140,8 @@ class RpycHost:
             self._server.uncaught(args.exc_value, role)
 
     def _unraisable(self, args: Any) -> None:
-        """Handle an exception that cannot propagate: report it if it ended a bare ``_thread``, else print it."""
+        """Handle an exception that cannot propagate: report it if it ended a thread started with ``_thread``, else
+        print it."""
         if "in thread started by" in (args.err_msg or "") and self._server is not None:
             self._server.uncaught(args.exc_value, "a thread")
         else:

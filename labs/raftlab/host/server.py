@@ -57,7 +57,8 @@ class Peer:
         return f"<peer S{self._target}>"
 
 
-# What to say if the constructor of one of the student's objects raises, by the role of the thread that calls it.
+# What to say if the constructor of one of the student's objects raises, by the role of the thread that calls the
+# constructor.
 _CONSTRUCTORS = {"Raft()": "Raft() raised", "KVServer()": "KVServer() raised", "Clerk()": "Clerk() raised"}
 
 
@@ -262,8 +263,8 @@ class Server(ABC):
             self.enter("Raft()", self._construct)
 
     def deliver(self, event: protocol.Request | protocol.Call) -> None:
-        """Handle a request from another participant or a call from the harness, once the student's object that it is
-        for has been constructed."""
+        """Handle a request from another participant or a call from the harness. If the student's object for this event
+        has not been constructed yet, the event is handled after that."""
         with self._start_lock:
             if self._target(event) is None:
                 self._early.append(event)
@@ -312,8 +313,8 @@ class Server(ABC):
             self._constructed(raft=raft)
             return
         self._constructed(raft=raft)
-        # The service is constructed in a call of its own: a deadlock or an exception there must not be reported as in
-        # Raft().
+        # The service is constructed in a call of its own: if the constructor deadlocks or raises, the report must not
+        # name Raft().
         self.enter("KVServer()", self._construct_service, service_class)
 
     def _construct_service(self, service_class: Any) -> None:
@@ -460,7 +461,7 @@ class Server(ABC):
         self.fault("refused-call", f"{self.name}: breakpoint() does not work on the real network: {text}", where)
 
     def misuse(self, kind: str, exc: Exception) -> None:
-        """Report that the current line broke the contract. ``exc`` is raised there too, but the run fails even if it is
-        caught."""
+        """Report that the current line broke the contract. The caller also raises ``exc``. The run fails even if
+        student code catches ``exc``."""
         where = student_frames.innermost_line(sys._getframe(1), self.files)
         self.fault(kind, f"{self.name}: {exc}", where)

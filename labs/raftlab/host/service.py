@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class RaftOfService:
-    """One server's Raft as its service sees it: the methods ``start``, ``get_state`` and ``snapshot``, and whichever
-    methods of later labs the student's Raft has.
+    """One server's Raft as its service sees it: the methods ``start``, ``get_state`` and ``snapshot``, and those
+    methods of later labs that the student's Raft has.
 
     Args:
         server: The server.

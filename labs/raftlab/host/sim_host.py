@@ -29,8 +29,8 @@ CHECK_INTERVAL = 1.0
 # A harness call or handler that waits in a cycle of locks will never return. After this many virtual seconds it is
 # reported as a fault.
 DEADLOCK_TIMEOUT = 2.0
-# The same limit for a call or handler that waits for anything else. The lock that it waits for may be held across RPCs,
-# each of which takes up to 7 s if the other server is dead.
+# The same limit for a call or handler that waits for anything else. If it waits for a lock, another thread may hold
+# that lock across RPCs, each of which takes up to 7 s if the other server is dead.
 ANSWER_TIMEOUT = 20.0
 
 
@@ -106,7 +106,7 @@ class SimHost:
         if server is None or not server.incarnation.alive:
             return
         # Nearly all events are replies, requests and calls. Comparing the type is faster than `isinstance` or a class
-        # pattern: for a frame of another class, these take 0.1 microseconds.
+        # pattern: these two take 0.1 microseconds for an event of another class.
         if type(event) is protocol.Reply:
             server.reply(event)
             return

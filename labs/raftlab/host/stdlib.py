@@ -111,11 +111,11 @@ def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleT
             else:
                 sys.modules[name] = module
     threading = copies["threading"]
-    # There are two copies of `threading`: the student's tracks its locks, the library's does not.
+    # There are two copies of `threading`: the student's copy makes tracked locks, the library's copy untracked ones.
     shared = {"Event": kinds.event, "local": copies["_threading_local"].__dict__["local"]}
     copies["threading"] = copy_module(threading)
     copies["threading"].__dict__.update(shared)
-    if hasattr(threading, "_thread_local_info"):  # Python 3.13 creates one during the import
+    if hasattr(threading, "_thread_local_info"):  # Python 3.13 creates this object during the import
         shared["_thread_local_info"] = shared["local"]()
     threading.__dict__.update(shared, Lock=kinds.untracked_lock, _allocate_lock=kinds.untracked_lock)
     copies[LIBRARY_THREADING] = threading
@@ -132,8 +132,8 @@ def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleT
 
 
 def _number_futures(base: Any) -> None:
-    """Make ``wait`` lock futures, and sets iterate over them, in the order in which they were created. The library
-    orders them by address, which differs from process to process."""
+    """Let futures be ordered as they were created, where ``wait`` locks them and where sets iterate over them. The
+    library orders them by address, which differs from process to process."""
     future: Any = base.Future
     create, numbers = future.__init__, itertools.count()
 

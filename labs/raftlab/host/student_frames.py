@@ -27,7 +27,7 @@ def line_of(site: Site | None) -> str:
 
 
 def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
-    """The last line of a traceback that is in one of ``files``, as ``file:line``; empty if none is."""
+    """Of the lines in a traceback, the last one in a file of ``files``, as ``file:line``; empty if there is none."""
     place = ""
     for frame, line in traceback.walk_tb(trace):
         if frame.f_code.co_filename in files:
@@ -36,7 +36,8 @@ def last_line(trace: TracebackType | None, files: Collection[str]) -> str:
 
 
 def innermost_line(frame: FrameType | None, files: Collection[str]) -> str:
-    """The innermost line of a running stack that is in one of ``files``, as ``file:line``; empty if none is."""
+    """Of the lines on a running stack, the innermost one in a file of ``files``, as ``file:line``; empty if there is
+    none."""
     while frame is not None:
         if frame.f_code.co_filename in files:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"

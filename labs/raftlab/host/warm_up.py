@@ -1,9 +1,10 @@
 """A short simulated run in the warm host itself, which makes all later children faster.
 
 Everything that ``dataclasses`` compiled in a child, and everything that Python specialised while the child ran, is lost
-when the child ends. The next child would pay for it again: a quarter of the CPU time of a short run. Children inherit
-what this run has compiled and specialised. It uses raftlab's own submission (``warm_up_submission/raft.py``), never the
-student's code, and its own copies of the libraries, so it leaves nothing that a child can see.
+when the child ends. The next child would do it all again, which takes a quarter of the CPU time of a short run.
+Children inherit what the warm-up has compiled and specialised. The warm-up uses raftlab's own submission
+(``warm_up_submission/raft.py``), never the student's code, and its own copies of the libraries, so it leaves nothing
+that a child can see.
 """
 
 from __future__ import annotations

@@ -194,9 +194,9 @@ class _Future(LookAhead):
         """The operations that can or must come before operation `number`, which needs a value.
 
         Returns:
-            First, the set of writes that returned before it was called, without the puts and swaps that can write a prefix
-            of the needed value. Second, all puts and swaps that can write such a prefix, each with the set of appends that
-            are needed after it.
+            First, the set of writes that returned before the operation was called, without the puts and swaps that can
+            write a prefix of the needed value. Second, all puts and swaps that can write such a prefix, each with the
+            set of appends that are needed after it.
         """
         known = self._earlier.get(number)
         if known is None:

@@ -131,7 +131,8 @@ class SlowApply(Frame):
 
 class Taken(Frame):
     """The service has taken the oldest message whose ``put`` on this server has not returned yet (see ``put_waits`` of
-    :class:`Boot`). That ``put`` now returns. If ``index`` is not 0, it calls ``snapshot(index, data)`` first."""
+    :class:`Boot`). That ``put`` now returns. If ``index`` is not 0, ``put`` calls ``snapshot(index, data)`` before it
+    returns."""
 
     server: int
     index: int = 0
@@ -303,7 +304,7 @@ class StepRequest(Frame):
 
     The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
     when ``lookahead`` seconds have passed since the first effect. No message that is sent in the step can arrive before
-    that time, so nothing before it depends on the judge's answer.
+    that time, so nothing before that time depends on the judge's answer.
     """
 
     until: float

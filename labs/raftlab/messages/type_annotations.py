@@ -100,8 +100,8 @@ def element_of(hint: Any) -> type | None:
 
 
 def fits(arm: Any, value: Any) -> bool:
-    """Whether ``value`` may have the declared type ``arm``. This is checked for containers and records only; every value
-    fits the other types."""
+    """Whether ``value`` may have the declared type ``arm``. Only containers and records are checked: for any other
+    type, the answer is yes."""
     kind = typing.get_origin(bare(arm)) or bare(arm)
     return not (kind in LISTS or kind in DICTS or is_record(kind)) or isinstance(value, runtime_type(arm))
 

@@ -7,8 +7,8 @@ const LOST = 0.0005;
 const CHUNK = 64;
 
 /** One message, or one copy of a message. `route` has the points [time, place] that it passes, from place 0 to place 1. If
- * two successive points have the same place, the message is held between them. `due`: when the server expects it to arrive,
- * as long as no event says when it did. */
+ * two successive points have the same place, the message is held between them. `due`: when the server expects the
+ * message to arrive. An event that says when it did arrive takes precedence. */
 class Flight {
   constructor(send, event, leg) {
     const back = leg === "reply";
@@ -138,7 +138,7 @@ export class Flights {
         if (event.message !== null) this.#end(key("reply"), event.t, "arrived");
         return;
       case "lost":
-        // If no such message is in flight, it had arrived before, and then its receiver crashed.
+        // If no such message is in flight, the message had arrived before, and then its receiver crashed.
         if (this.open.get(key(event.leg))?.length) this.#end(key(event.leg), event.t, "lost");
         return;
       case "hold":

@@ -116,7 +116,7 @@ class PlayServer:
     def close(self) -> None:
         """Stop listening. Safe to call if :meth:`serve` was never called."""
         if self._listens:
-            self._http.shutdown()  # without this, its thread would poll the closed socket without a pause
+            self._http.shutdown()  # otherwise the listening thread would poll the closed socket without a pause
         self._http.server_close()
 
     def answer(self, body: bytes) -> bytes:
@@ -224,7 +224,7 @@ class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore connections that the browser closed, which it may do at any time."""
+        """Ignore connections that the browser has closed. It may close them at any time."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

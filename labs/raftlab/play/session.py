@@ -37,7 +37,7 @@ from raftlab.runs.scenario_commands import (
 )
 
 # If the run has to stop at the next event, it advances by this many microseconds at a time. A message takes at least ten
-# times as long (raftlab.harness.network.MIN_DELAY), so it has hardly left its sender when the run stops.
+# times as long (raftlab.harness.network.MIN_DELAY), so the message has hardly left its sender when the run stops.
 _STRIDE_US = 50
 # A step that finds no event ends after this many microseconds.
 _STEP_US = 1_000_000

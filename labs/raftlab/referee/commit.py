@@ -3,9 +3,9 @@ before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members coun
 majority of each of the two sets is needed (§6).
 
 The referee checks this: an index may be applied only once some leader can have committed it. A leader can have committed
-it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later one. Another
-server counts once it has answered the leader's AppendEntries for the entry with success. The configuration that counts is
-the latest one in that leader's log, as far as the leader's messages show it.
+it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later one. For
+the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success.
+The configuration that counts is the latest one in that leader's log, as far as the leader's messages show it.
 
 It must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
 followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit
@@ -36,8 +36,8 @@ class Commit(Invariant):
         match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` may know to be on
             ``server``.
         committed_upto: Every index up to this one is committed.
-        commits: Each commit as (term, index, servers): the leader's term, the index of the entry of that term that was
-            counted, and the servers that stored this entry.
+        commits: Each commit as (term, index, servers): the leader's term, the index of an entry of that term whose
+            copies were counted, and the servers that stored this entry.
         committed_configurations: The committed configurations by index; index 0 has the initial one. Some may be
             missing after a snapshot.
         sent_configurations: The configurations that leaders have sent, by index and term.
@@ -222,8 +222,8 @@ class Commit(Invariant):
         return counted if counted >= at else 0
 
     def _configuration_applied_by(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
-        """The configuration that ``msg`` applies. ``msg`` has one set of members; the entry shows whether it is
-        C_old,new."""
+        """The configuration that ``msg`` applies. ``msg`` has only one set of members. The entry shows whether the
+        configuration is C_old,new."""
         there = {term: known for (index, term), known in self.sent_configurations.items() if index == msg.index}
         same = {term: known for term, known in there.items() if members in (known.voters, known.members)}
         if msg.term in same:

@@ -75,7 +75,8 @@ class Memory(Invariant):
                 self._remembered += 1
 
     def lost(self, server: int, index: int, term: int) -> str:
-        """The beginning of a sentence, which says that a server had an entry and did not save it before a restart.
+        """The beginning of a failure's text. It says that a server had an entry and did not save the entry before a
+        restart.
 
         Empty if the server saved something after it had the entry, if it has not restarted since then, or if it has been
         seen to have the entry again."""
@@ -87,14 +88,15 @@ class Memory(Invariant):
         return f"{text}, but it has lost it. It {did} that entry at {when:.3f}, and {last}"
 
     def restarted(self, server: int, index: int, term: int) -> str:
-        """The end of a sentence, which says that a server has saved and restarted since it had an entry. Empty if it has
-        not restarted since, or if it has been seen to have the entry again."""
+        """The end of a failure's text. It says that a server has saved and restarted since it had an entry. Empty if
+        the server has not restarted since, or if it has been seen to have the entry again."""
         did, _, restart, saved = self._story(server, index, term)
         return f"has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})" if did else ""
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
         """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
-        restart. The first is an empty text if it has not restarted since then, or has been seen to have the entry again."""
+        restart. What it did is an empty text if it has not restarted since then, or has been seen to have the entry
+        again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""

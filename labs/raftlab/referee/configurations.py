@@ -2,9 +2,10 @@
 one server or goes through C_old,new. Only a leader that has committed an entry of its own term may make a change. A
 leader must have the votes of its own configuration.
 
-The referee checks entries of kind "configuration" and the replies to RequestVote. It learns which configuration comes before
-an entry from the messages of the leader that sends the entry, or when that configuration is applied. If it learns neither
-way, it does not judge the change. Whether an entry may be committed is decided as in commit.py.
+The referee checks entries of kind "configuration" and the replies to RequestVote. To judge a change, it must know the
+configuration before it: from the messages of the leader that sends the change, or because that configuration was
+applied. If the referee does not know it, it does not judge the change. Whether an entry may be committed is decided as
+in commit.py.
 
 It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new leader
 whose first entry repeats the latest configuration in its log, C_old,new too, instead of a no-op (Apache Ratis does this);

@@ -70,8 +70,8 @@ class OneVote(Invariant):
             self._vote(server, args["term"], caller, reply["term"])
 
     def _vote(self, server: int, term: int, candidate: int, now: int = 0) -> None:
-        """Record that ``server`` votes for ``candidate`` in ``term``. ``now`` is its own term in the reply; 0 if
-        unknown."""
+        """Record that ``server`` votes for ``candidate`` in ``term``. ``now`` is the server's own term in the reply; 0
+        if unknown."""
         incarnation = self._incarnations.get(server, 0)
         first, given = self._votes.setdefault((server, term), (candidate, incarnation))
         if first != candidate:

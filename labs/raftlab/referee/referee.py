@@ -87,7 +87,7 @@ class Referee(Invariant):
             voters = range(servers) if members is None else members
             self.leadership = Leadership(voters, self.commit if has("membership") else None)
             # This rule comes first if it can: a server that leads without votes is a clearer failure than two leaders.
-            # If the members can change, this rule needs the records of the others.
+            # If the members can change, this rule needs the records of the other rules.
             rules.insert(len(rules) if has("membership") else 0, self.leadership)
         rules.append(self.applies)
         # Pass an event only to the rules that watch it, because this runs for every message of every run.

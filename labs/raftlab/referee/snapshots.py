@@ -37,7 +37,8 @@ class Snapshots(Invariant):
         named, term = args["last_included_term"], self._completeness.committed_term(index)
         taken = self._applies.snapshots_at(index)
         where = f"at offset {offset} of the snapshot up to index {index}"
-        # Different servers' snapshots may differ. The follower checks that all its chunks belong to the same snapshot.
+        # Different servers' snapshots may differ. It is up to a follower to check that all chunks that it gets belong
+        # to the same snapshot.
         fitting = [whole for whole in taken if whole[offset : offset + len(data)] == data]
         if not taken:
             text = "expected a snapshot that some service has taken, but"

@@ -385,8 +385,8 @@ class _Generator:
         self._let_go()
 
     def _left_alone(self) -> None:
-        """Keep a leader's commands from reaching any server, then crash the leader or cut it off. It returns after
-        others may have led."""
+        """Keep a leader's commands from reaching any server, then crash the leader or cut it off. Before the leader
+        returns, another server may lead."""
         self._find()
         old = self._leader
         self._add(commands.Hold(self._new_hold(), "requests", "append_entries", src=old, filter="entries"))

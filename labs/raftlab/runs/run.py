@@ -103,7 +103,8 @@ class Implementation:
     @property
     def may_be_together(self) -> bool:
         """Whether judge and hosts may share a process: only for code that runs without a sandbox, and without the race
-        detector. The code could change its own verdict, so this is for one's own code."""
+        detector. Code that shares the judge's process could change its own verdict, so only the user's own code may do
+        so."""
         return self._sandbox == levels.NONE and not self.races
 
     def simulated(self) -> int:

@@ -97,8 +97,8 @@ class Scenario:
         return replace(self, commands=tuple(commands))
 
     def tidied(self) -> Scenario:
-        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them. If no
-        command gives a name to a leader, the name stands for S0 and is replaced by S0."""
+        """The same run with tidy names: leaders are called a, b, ... in the order in which commands name them. A name
+        that no command gives to a leader stands for S0, and is replaced by it."""
         names = TidyNames(self.servers)
         return self.with_commands([command.tidied(names) for command in self.commands])
 

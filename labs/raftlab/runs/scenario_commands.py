@@ -228,8 +228,8 @@ class Recording:
 
 
 class RecordedCall:
-    """A call that a test makes to its cluster. The command records the call, then makes it. ``call["server"]`` is an
-    argument; the command may replace it before it makes the call."""
+    """A call that a test makes to its cluster. A command's ``record`` method records the call, then makes it.
+    ``call["server"]`` is an argument. ``record`` may replace an argument before it makes the call."""
 
     def __init__(self, recording: Recording, arguments: dict[str, Any], make: Callable[[], Any]) -> None:
         self._recording = recording

@@ -16,8 +16,9 @@ from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.runs.scenario import Scenario
 from raftlab.runs.scenario_commands import COMMANDS, Command, RecordedCall, Recording
 
-# Lab seconds for which a recorded scenario continues after its last command. The recording of a failing run ends at the
-# moment of the failure. In a replay, the same failure may happen a little later, so the replay needs some extra time.
+# Seconds of the lab's time for which a recorded scenario continues after its last command. The recording of a failing
+# run ends at the moment of the failure. In a replay, the same failure may happen a little later, so the replay needs
+# some extra time.
 _MARGIN = 0.5
 
 

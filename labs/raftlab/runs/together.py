@@ -35,9 +35,9 @@ if TYPE_CHECKING:  # the import takes longer than a run, and most runs have no s
 # The first runs of a submission have the judge in a separate process: loading the judge's modules costs as much as
 # these few runs would save.
 RUNS_APART = 4
-# A run is stopped after this many seconds, and repeated with the judge in this process. The longest run of the correct
-# Rafts takes two seconds of CPU time. A run that waits for something real, such as a socket, uses no CPU time. Pauses of
-# this process (Ctrl-Z) do not count.
+# A run is stopped after MAX_CPU_S of CPU time or MAX_AWAKE_S of real time, in seconds, and repeated with the judge in
+# this process. The longest run of the correct Rafts takes two seconds of CPU time. The second limit is for runs that
+# use no CPU time because they wait for something real, such as a socket. Pauses of this process (Ctrl-Z) do not count.
 MAX_CPU_S = 10.0
 MAX_AWAKE_S = 60.0
 # The number of servers that are prepared for a run. How many the run has is known only after it has begun.

@@ -144,7 +144,7 @@ def choose(choice: str, trusted: bool = False) -> Sandbox:
 
     Args:
         choice: A level, or ``auto``.
-        trusted: Whether the code is known not to be hostile. If so, and bubblewrap does not work here, ``auto`` means
+        trusted: Whether the code is known to be harmless. If so, and bubblewrap does not work here, ``auto`` means
             ``rlimits``, with the reason; otherwise ``auto`` requires bubblewrap.
 
     Raises:
@@ -172,8 +172,8 @@ def choose(choice: str, trusted: bool = False) -> Sandbox:
 
 
 def probe(level: Literal["bwrap", "rlimits"]) -> Sandbox:
-    """Test whether ``level`` works on this machine: start a process as a host is started, which tries to get out of the
-    sandbox. Returns the level, or ``none`` with the reason.
+    """Test whether ``level`` works on this machine: start a process in the same way as a host, and let it try to get
+    out of the sandbox. Returns the level, or ``none`` with the reason.
 
     With ``rlimits``, only root can read this process's memory and environment from now on."""
     if level == "bwrap" and shutil.which("bwrap") is None:

@@ -294,8 +294,9 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Se
     ]
     if column == 0:  # x32 has the same calls under other numbers
         code += [_op(_JUMP_AT_LEAST, 0x40000000, 0, 1), _op(_RETURN, _EPERM)]
-    # The most frequent call. Unless it is marked as private, it can wake a thread of another process that has mapped
-    # the same file. So only waits may lack the mark: pthread_join waits without it, and the kernel ends that wait.
+    # futex is the most frequent call. Unless it is marked as private, it can wake a thread of another process that has
+    # mapped the same file. So only waits may lack the mark: pthread_join waits without it, and the kernel ends that
+    # wait.
     futex = [_argument(1), *_one_of(_FUTEX_WAITS, further=2), _op(_JUMP_SET, _FUTEX_PRIVATE, 1, 0)]
     code += _by_argument(system_calls.BY_ARGUMENT["futex"][column], futex)
     for numbers in system_calls.ALLOWED.values():

@@ -56,14 +56,14 @@ _PLAIN_CALLS = _names(
     reversed round set slice sorted str sum tuple zip""",
     "builtins.{}",
 ) | {"os.environ.get", "os.getenv", *(f"math.{name}" for name in dir(math))}
-# May be called with plain arguments, but the code may only store the result.
+# These may also be called with plain arguments, but the code may only store their results.
 _OPAQUE_CALLS = _names(
     """builtins.object collections.Counter collections.OrderedDict collections.deque datetime.timedelta decimal.Decimal
     enum.auto fractions.Fraction itertools.count logging.getLogger operator.attrgetter operator.itemgetter queue.LifoQueue
     queue.PriorityQueue queue.Queue queue.SimpleQueue re.compile struct.Struct threading.BoundedSemaphore threading.Condition
     threading.Event threading.Lock threading.RLock threading.Semaphore"""
 )
-# May be called with any arguments, which they only store. The code may only store the result.
+# These may be called with any arguments, because they only store them. The code may only store their results.
 _STORING_CALLS = _names(
     """collections.defaultdict dataclasses.field functools.partial typing.NewType typing.ParamSpec typing.TypeVar
     typing.cast"""

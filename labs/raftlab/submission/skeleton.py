@@ -11,10 +11,10 @@ A region of the solution looks like this, and becomes the three lines on the rig
     # skeleton: return False
     # endregion
 
-A ``# hint:`` line becomes a comment below the first. ``--from 2B`` keeps the regions of the labs before 2B, for
-students who start there. A region may contain regions of later labs, which add to the code of the earlier lab. If such
-an inner region is not kept, its own ``# skeleton:`` lines replace it. A test checks that the committed skeleton is up
-to date.
+A ``# hint:`` line becomes a comment below the line "Your code here". ``--from 2B`` keeps the regions of the labs before
+2B, for students who start there. A region may contain regions of later labs, which add to the code of the earlier lab.
+If such an inner region is not kept, its own ``# skeleton:`` lines replace it. A test checks that the committed skeleton
+is up to date.
 """
 
 from __future__ import annotations

@@ -624,7 +624,7 @@ def test_newer_leader_at_once(cluster: StartCluster) -> None:
     # No delay, so that the newer leader's message arrives while S0 is still sending.
     c.unreliable(on=False, latency=(0.0, 0.0))
     newer = 0  # the term of the newer leader
-    beats: list[tuple[float, int]] = []  # S0's heartbeats to S1 after that term: when, and in which term
+    beats: list[tuple[float, int]] = []  # S0's heartbeats to S1 in later terms: when, and in which term
     answers_first = False  # whether the first heartbeat is answered by a newer leader
 
     def heartbeat(rpc: Rpc) -> Message:
@@ -687,7 +687,7 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
     heartbeat = send_append(c, 1, term)
     c.reply_to(heartbeat)
     for number in range(30):
-        # Its timer runs out while it is paused, so it starts an election when it goes on, and everybody votes for it.
+        #  S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and everybody votes for it.
         c.pause(0)
         c.sleep(2.0)
         late = number % 3 == 2
@@ -710,8 +710,8 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
             led > term, f"expected S0 to adopt the leader's term {term}, but it leads {led}", rules.HIGHER_TERM, [0]
         )
         text = f"expected S0 to lead term {asked[0]}, but it does not. All voted for it, and a heartbeat of term {term} came"
-        # A round is inconclusive if S0 started this election before it was paused. It is also inconclusive if S0 started the
-        # next one at once, because its timer makes up for the ticks that it missed during the pause.
+        # A round is inconclusive if S0 started this election before it was paused. It is also inconclusive if S0
+        # started the next election at once, because its timer makes up for the ticks that it missed during the pause.
         first = asked_at[asked[0]]
         at_once = first < resumed or any(asked_at[each] < first + 0.1 for each in asked if each > asked[0])
         c.expect(not late or led == asked[0] or at_once, f"{text} at the same moment", rules.OLD_TERM, [0])

@@ -255,8 +255,8 @@ def test_log_survives(cluster: StartCluster) -> None:
     c.expect(not reply["success"], text, rules.LOG_MATCHING, [0])
 
 
-# How many entries one message has in the next test. Full messages are a special case in many Rafts, and each one has its own
-# limit.
+# How many entries one message has in the next test. Full messages are a special case in many Rafts, and each Raft has
+# its own limit.
 _SIZES = (2, 10, 50, 64, 100, 128, 200, 256, 300, 500, 1000)
 
 
@@ -476,7 +476,7 @@ def test_start_while_elected(cluster: StartCluster) -> None:
             # When this Raft is alone, it starts an election as soon as it has started. It leads now, or will lead later. So
             # this test cannot choose the moment of the election.
             return
-        # Its timer runs out while it is paused, so it starts an election when it goes on, and leads at once.
+        #  S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and leads at once.
         c.pause(0)
         c.sleep(2.0)
         calls = [c.ask_start(0, f"{attempt}: command {number}") for number in range(40)]
@@ -583,7 +583,8 @@ def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) ->
     c.restart(0)
     for scripted_server in c.scripted:
         scripted_server.answer.clear()
-    now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]  # the referee would name another rule
+    # Not c.get_state(): then the referee would name another rule.
+    now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]
     text = f"expected S0 to name term {term} only once it has saved this term, but its save failed, and it named"
     text += f" it all the same. It learned of it from the reply to its {how}. After its restart, it is in term {now}"
     c.expect(now >= term or max(named) < term, text, rules.FAILED_SAVE, [0])

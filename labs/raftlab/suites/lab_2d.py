@@ -35,7 +35,7 @@ from raftlab.suites.helpers.scripted_servers import (
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # The maximum number of bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than
-# 30 fit even in a verbose format, while a service takes a snapshot every 10.
+# 30 fit even in a verbose format, while a service takes a snapshot every 10 commands.
 MAX_STATE_BYTES = 10_000
 # Seconds. A call to a server that is cut off may take 7 s, and some Rafts make no other call to it meanwhile.
 CATCH_UP_LIMIT = 15.0
@@ -142,7 +142,7 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
         for server in range(3):
             c.crash(server)
         c.start_all()
-        # The referee checks that it comes after the index of the one before.
+        # The referee checks that this command's index comes after that of the command before.
         c.agree(f"after the crash, with {count}", 3, within=20.0)
     _expect_short_logs(c)
     for server in range(3):
@@ -368,7 +368,8 @@ def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
         c.disconnect(away)
         c.propose_together(leader, [f"{number}: {each}" for each in range(20)])
         first = c.agree(f"{number}: by two", 2)
-        # The leader repeats the last chunk, as its reply is late. That reply comes first, and the next snapshot begins.
+        # The leader repeats the last chunk, as the reply to it is late. The reply to the repetition comes first, and
+        # the next snapshot begins.
         late, again = (
             c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.last_chunk, most=1) for _ in range(2)
         )
@@ -875,7 +876,7 @@ def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
     c.wait_for(5.0, lambda: c.committed(index)[0] == 1)
     _expect_saved(c, 0)
     newer = term + 10
-    # S1 has nothing. It refuses every entry until S0 sends the snapshot that its log begins with.
+    # S1 has nothing. It refuses every entry until S0 sends the snapshot with which S0's log begins.
     behind.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": False}
     behind.answer["install_snapshot"] = lambda rpc: {"term": newer}
     sent = c.wait_for(CATCH_UP_LIMIT, lambda: any(rpc.method == "install_snapshot" for rpc in behind.received))

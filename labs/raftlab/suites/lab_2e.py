@@ -466,7 +466,7 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
     c.heal()
     c.agree("by four", 4)
     c.take_snapshots(every=0)
-    # These are two of four. A server that still uses the lost change would think that they are all members.
+    # These are two of four. A server that still uses the lost change would think that these two are all the members.
     c.partition([old, second], [first, 3])
     for _ in range(8):
         c.sleep(0.5)
@@ -638,7 +638,8 @@ def test_change_while_stepping_down(cluster: StartCluster) -> None:
         who, log = holders[0]
         with c.at_once(0):
             calls = [MembershipCall(c, 0, members) for members in ((0, 1, 2), (0, 1, 3))]
-            # In every third attempt the new leader's entry is committed, so only its role keeps S0 from a change.
+            # In every third attempt the new leader's entry is committed. Then only its role as a follower keeps S0 from
+            # making a change.
             commit = last + 1 if attempt % 3 == 2 else 0
             send_append(c, who, newer, (last, log[last - 1]["term"]), entries(newer, f"{attempt} by S{who}"), commit)
         answers = [call.answer() or (-1, -1, False) for call in calls]
@@ -1072,7 +1073,7 @@ def test_part2_two_leaders(cluster: StartCluster) -> None:
         c.partition([first, 3, 4], rest)
         for hold in holds:
             hold.drop()
-        # C_old,new is not committed, so these two may still decide otherwise.
+        # C_old,new is not committed, so the two other old servers may still decide otherwise.
         c.agree(f"by two of the old, {number}", 2, among=rest, within=20.0)
         c.heal()
         c.agree(f"by the old three again, {number}", 3, within=20.0)
@@ -1261,7 +1262,7 @@ def test_part2_deposed_at_the_commit(cluster: StartCluster) -> None:
         with c.at_once(0, late):
             send_append(c, 1, newer, (index, term))
         c.sleep(0.03)
-        # S0 has C_new, of its own term, or nothing after C_old,new. S1 has sent it nothing else.
+        # After C_old,new, S0 has C_new of its own term, or nothing. S1 has sent it nothing else.
         beyond = append(c, 1, newer, (index + 1, newer))["success"]
         text = (
             f"expected S0 to append C_new while it leads term {term}, or not at all, but at index {index + 1} it has an"

@@ -695,7 +695,7 @@ def test_late_votes_and_pre_votes(cluster: StartCluster) -> None:
         c.wait_for(0.1, lambda: len(late.messages) == 2)  # noqa: B023  (called in this round only)
         votes.release()
         c.sleep(0.05)
-        won = c.get_state(0) == (term, True)  # or, while it asks for pre-votes, S0 is no longer a candidate
+        won = c.get_state(0) == (term, True)  # else S0 stopped being a candidate to ask for pre-votes
         late.release()
         c.sleep(0.2)
         if won:
@@ -769,8 +769,8 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
 def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
     """Let only ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
     _deny_all(c)
-    # First let every timeout run out once. Until its timer runs out, S0 may ask servers that have not said yes once more,
-    # and an earlier yes still counts.
+    # First let every timeout run out once. Until its timer runs out, S0 may ask again those servers that have not said
+    # yes, and an earlier yes still counts.
     c.sleep(2.5)
     term, _ = c.get_state(0)
     for number in yes:
@@ -840,7 +840,7 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
         return sum(rpc.method == "append_entries" for rpc in c.scripted_server(1).received)
 
     def fall_silent() -> float:
-        """Let S0 lead, and nobody answer it after its next heartbeat. Returns the time of that heartbeat."""
+        """Let S0 lead. After its next heartbeat, nobody answers it. Returns the time of that heartbeat."""
         wait_for_leadership(c)
         c.sleep(0.3)
         count = heartbeats()
@@ -891,8 +891,8 @@ def test_short_silence(cluster: StartCluster) -> None:
         wait_for_campaign(c, newer)
         timeouts.append(c.now - since)
         term = wait_for_leadership(c)
-    # The last answer comes up to a heartbeat before the silence. Together, both last less than the longest timeout, which is
-    # how long a leader waits for answers.
+    # The last answer may come as long as a heartbeat interval before the silence. Even so, S0 is without answers for
+    # less than the longest timeout, which is how long a leader waits for answers.
     silence = min(timeouts) / 2
     text = f"when nobody answers it for {silence:.1f} s, half of its shortest election timeout in this run"
     for number in range(3):

@@ -465,8 +465,8 @@ def test_during_a_joint_change(cluster: StartCluster) -> None:
     target, *others = without(range(5), leader)
     new = sorted([leader, target, 5])
     joint = carries_configuration(new, joint=True)
-    # Only the target gets C_old,new. It needs the votes of three of the old five, so at least one from a server that
-    # leaves.
+    # Only the target gets C_old,new. The target needs the votes of three of the old five, so at least one from a server
+    # that leaves.
     held = [c.hold("append_entries", leader, dst, when=joint) for dst in (*others, 5)]
     call = MembershipCall(c, leader, new)
     c.wait_for(10.0, lambda: bool(held[0].messages) or not call.pending)
@@ -482,7 +482,7 @@ def test_during_a_joint_change(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_change_of_an_earlier_term(cluster: StartCluster) -> None:
-    """S0 waits for a new server, is deposed and elected again at once; the change ends with its term (with lab 2E)."""
+    """S0 waits for a new server, is deposed and elected again at once; the change ends with the old term (lab 2E)."""
     c = cluster(2, scripted=(1,), members=(0,))
     LateFollower(c, 1).stop = 0
     for number in range(3):
@@ -586,7 +586,8 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
         for target in (1, 2):
             expect_refused(c, 0, target, "it hands over to S1 already")
         c.sleep(0.01)  # an election timeout, after which S0 gives up, is much longer than this
-    c.expect(c.get_state(0) == (term, True), "expected S0 to lead until S1 does, but it does not", rules.TRANSFER, [0])
+    text = "expected S0 to go on leading until S1 leads, but it does not"
+    c.expect(c.get_state(0) == (term, True), text, rules.TRANSFER, [0])
     expect_commands_again(c, 0, since)
     done = c.wait_for(2.0, lambda: c.committed(last)[1] == "what S1 lacks")
     c.expect(done, "expected S0 to commit with S2 what S1 lacks, but it does not", rules.AGREEMENT, [0])
@@ -743,22 +744,22 @@ def test_told_at_once(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_votes_on_request(cluster: StartCluster) -> None:
-    """S0 votes although it hears a leader, or leads, if that leader wants the election; the other rules of voting stay."""
+    """If a leader wants an election, S0 votes although it hears that leader, or leads itself; the other rules stay."""
     c = cluster(4, scripted=range(1, 4))
     deny_votes(c)
     append(c, 1, 1000, (0, 0), entries(900, "one", "two"))
     rows = (
-        ("with the same log", (2, 900), True),
-        ("with a longer log", (3, 900), True),
-        ("with a shorter log of a later term", (1, 901), True),
-        ("with a shorter log", (1, 900), False),
-        ("with a longer log of an older term", (9, 899), False),
+        ("which has the same log", (2, 900), True),
+        ("which has a longer log", (3, 900), True),
+        ("which has a shorter log of a later term", (1, 901), True),
+        ("which has a shorter log", (1, 900), False),
+        ("which has a longer log of an older term", (9, 899), False),
     )
 
     def expect_answer(who: int, term: int, last: tuple[int, int], wanted: bool, why: str) -> None:
         granted = ask_for_vote_on_request(c, who, term, last)
-        want, got = ("yes" if yes else "no" for yes in (wanted, granted))
-        text = f"expected {want} from S0 to S{who} in term {term} {why}, but it said {got}. S{who} was told to stand"
+        want, got = "to vote" if wanted else "not to vote", "did" if granted else "did not"
+        text = f"expected S0 {want} in term {term} for S{who}, {why}, but it {got}. S{who} was told to stand"
         c.expect(granted == wanted, text, rules.ELECTION_ON_REQUEST, [0])
 
     for number, (why, last, wanted) in enumerate(rows):

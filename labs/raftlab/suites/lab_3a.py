@@ -590,7 +590,8 @@ def test_foreign_entries(cluster: StartCluster) -> None:
             c.clerks[2].begin("swap", f"b{number}", None, "1"),
             fresh.begin("append", "a", f"C3.{number};"),  # this clerk has no session yet
         ]
-        # A leader that has just been elected: the old leader cannot have noticed yet that it reaches no majority.
+        # Wait for a leader that has just been elected: at that moment, the old leader cannot have noticed yet that it
+        # reaches no majority.
         until = c.now + ELECTION_LIMIT
         while c.now < until and c.leader_now(others) is None:
             c.sleep(0.02)
@@ -868,7 +869,7 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
 @points(6)
 def test_snapshot_on_another_server(cluster: StartCluster) -> None:
     """A server that was sent a snapshot knows the sessions and answers retries as the old leader did."""
-    max_sessions = 10  # a register that is asked again begins several sessions, and none of those in use may end
+    max_sessions = 10  # a register that is sent again may begin several sessions, and no session in use may end
     c = cluster(3, scripted_clerks=1, max_state=2000, max_sessions=max_sessions)
     client = Client(c)
     session, filler, ended = client.register(), client.register(), client.register()
@@ -1155,7 +1156,8 @@ def test_entry_of_another_leader(cluster: StartCluster) -> None:
         client.succeed(fields, servers=[0])
     read = client.succeed(session.request("get", "x"), servers=[0])
     c.expect(read == "1;2;", f"expected 'x' to be '1;2;', but it is {read!r}", rules.EXACTLY_ONCE)
-    # S1 leads, and a session begins at the index after the next. S0 is asked by that session before it knows of it.
+    # S1 leads, and a session begins at the index after the next. S0 gets a request of that session before it knows of
+    # the session.
     later = Session(client, len(longest_log(followers)) + 2)
     _overwrite(c, client, followers, later.request("append", "x", "3;"), put)
 
@@ -1235,7 +1237,7 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
     writer, one, other = [Session(client, client.succeed(client.registration(), servers=[0])) for _ in range(3)]
     client.succeed(writer.request("put", "x", "0;"), servers=[0])
     for number in range(1, 3):
-        # S0 says how its service writes this put into an entry, but loses this entry.
+        # S0's entry shows how its service writes this put, but S0 loses this entry.
         written = writer.request("put", "x", f"{number};")
         put = _overwrite(c, client, followers, written, longest_log(followers)[-1]["command"])
         wait_for_leadership(c)
@@ -1244,8 +1246,8 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
         for follower in followers:
             follower.limit = len(log)
         rpc, first = _ask_for_entry(c, client, len(log) + 1, one.request("get", "x"))
-        # S1 has this entry, leads a new term, and has carried out the put after it. S0 learns of that only after it has been
-        # asked for another get.
+        # S1 has this entry, leads a new term, and has carried out the put in the entry after this one. S0 learns of the
+        # put only after it has been asked for another get.
         new = c.get_state(0)[0] + 1000
         later = other.request("get", "x")
         second = client.send(0, later)
@@ -1269,7 +1271,7 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
 
 def _ask_for_entry(c: Cluster, client: Client, index: int, fields: Message) -> tuple[Rpc, Message | None]:
     """Ask S0 for something, and wait until it sends the entry at ``index`` to a scripted server. Returns the request and the
-    entry; ``None``: it has answered without one."""
+    entry; ``None`` if S0 has answered without one."""
     seen = [len(server.received) for server in c.scripted]
 
     def entry() -> Message | None:

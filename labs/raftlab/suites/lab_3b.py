@@ -459,8 +459,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     # Another leader makes S0 a follower for a moment, and may have told clients that the second put is done.
     append(c, 1, term + 10, (len(log), log[-1]["term"]))
     wait_for_leadership(c)
-    # The first read by lease makes S0 ask for a lease. The followers answer before the second read by lease, so S0 may hold
-    # one by then.
+    # The first read by lease makes S0 ask for a lease. The followers answer before the second read by lease, so S0 may
+    # hold a lease by then.
     for kind in ("lease", "index", "lease"):
         why = "S0 has committed no entry of its own term"
         expect_refused(c, client, read_of(kind), why, rules.READ_INDEX if kind == "index" else rules.LEASE)
@@ -498,7 +498,7 @@ def _expect_one_noop(c: Cluster) -> None:
         if entry["term"] == term and entry.get("kind") == "noop"
     }
     text = f"expected reads at S0 to append one no-op in its term {term}, but there are {len(own)} of this term"
-    # One more does no harm.
+    # One no-op more does no harm.
     c.expect(len(own) <= 2, text, rules.READ_COST, [0])
 
 
@@ -1004,7 +1004,7 @@ def test_lease_and_a_refusal(cluster: StartCluster) -> None:
         c.scripted_server(2).answer[method] = _vote_for_s0
     term, client, _ = leads_alone(c)
     expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
-    # How long a lease lasts that rests on S2 alone. S2, too, must keep silent for at least that time.
+    # Measure how long a lease that rests on S2 alone lasts. S2, too, must keep silent for at least that time.
     other.silent, since, lasts = True, c.now, 0.0
     while client.ask(0, read_of("lease"))["status"] == "ok" and c.now < since + LONGEST_TIMEOUT:
         lasts = c.now - since
@@ -1526,7 +1526,7 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
     if not c.raft_has("change_membership"):
         return
     MembershipCall(c, leader, without(range(3), removed)).answer()
-    # This takes longer than the lease that it got as a member, so it must ask for another.
+    # These reads take longer than the lease that this server got as a member, so it must ask for another.
     for _ in range(round(2 * LONGEST_LEASE / 0.01)):
         client.send(removed, read_of("lease"))
         c.sleep(0.01)
@@ -2195,7 +2195,7 @@ def _nothing(operation: ClientOperation) -> None:
 
 def _keep_reading(c: Cluster, clerk: ClerkHandle, read: str, key: str = "x", every: float = 0.02) -> Callable[[], None]:
     """Let a clerk read again and again, at most 150 times, with a pause of ``every`` seconds after each read. Returns a
-    function that stops it."""
+    function that stops the reading."""
     left = 150
 
     def again() -> None:
@@ -2242,7 +2242,8 @@ def _lead(c: Cluster, wanted: int) -> None:
 
 
 def _read_at_old_leaders(c: Cluster, rounds: int, wanted: int | None = None, judged: bool = True) -> None:
-    """Cut the leader off from the other servers while one clerk reads at it by lease and two write on the other side."""
+    """Cut the leader off from the other servers while one clerk reads there by lease and two write at the other
+    servers."""
     reader, *writers = c.clerks
     for number in range(rounds):
         if wanted is not None:

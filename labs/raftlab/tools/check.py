@@ -78,7 +78,7 @@ def check(
 
 def check_implementation(impl: Implementation, wanted: list[str]) -> list[protocol.Problem]:
     """Like :func:`check`, but in the warm host of ``impl``. Afterwards, that host can fork runs. Close ``impl`` after
-    them."""
+    these runs."""
     chosen = [labs.find(name) for name in wanted]
     try:
         chosen = _that_it_has(find(impl.folder), chosen)

@@ -78,8 +78,8 @@ class Debugger:
 
     def _show_sources(self) -> None:
         """Let pdb find the source. Student code is compiled with file names relative to its own folder, but pdb looks
-        for these files in the current folder. So put the source into the cache of ``linecache``, without a time stamp,
-        because ``linecache`` never checks such entries against a file."""
+        for these files in the current folder. So put the source into the cache of ``linecache``, in entries without a
+        time stamp: ``linecache`` never compares those with a file."""
         submission = self._submission
         for path in submission.modules.values():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

@@ -227,7 +227,7 @@ def _spread(
     from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
-    # Only for the records of runs that are not performed. It starts no host.
+    # This one starts no host. It is used only for the records of runs that are skipped.
     implementation = conditions.target.implementation()
     patience = Patience()
     workers: list[_Worker] = []

@@ -257,8 +257,8 @@ export class Scene {
   }
 }
 
-/** The first number below `count` for which `holds` is true; `count` if there is none. `holds` must then be true for all
- * later numbers, too. */
+/** The first number below `count` for which `holds` is true; `count` if there is none. If `holds` is true for a number,
+ * it must be true for all later numbers, too. */
 export function search(count, holds) {
   let low = 0;
   let high = count;

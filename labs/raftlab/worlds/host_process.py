@@ -29,7 +29,8 @@ EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
 
 # The times below leave out pauses of this process (Ctrl-Z).
 
-# Seconds that the warm host may take to load the submission and to fork a child. It only reads files and compiles them.
+# Seconds that the warm host may take to load the submission and to fork a child. Until then, the host only reads files
+# and compiles them.
 _START_TIMEOUT_S = 60.0
 
 # Seconds that the prepared host may take to import the submission for the first run. This usually takes a few hundredths of
@@ -154,8 +155,8 @@ class WarmHost:
             fds: descriptors to pass to the child, see :class:`~raftlab.messages.protocol.StartChild`. Closed afterwards.
             seed: the seed of the run (sim) or the incarnation (rpyc).
             schedule: how the simulator preempts threads (:mod:`raftlab.schedules`).
-            incarnations: how many incarnations of each role the run begins with (sim, run). ``None`` if that is unknown;
-                then none are prepared.
+            incarnations: how many incarnations of each role the run begins with (sim, run). ``None`` if that is
+                unknown; then no incarnations are prepared.
             modules: further modules that the child needs (run), see :class:`~raftlab.messages.protocol.StartChild`.
 
         Returns:
@@ -250,7 +251,7 @@ class WarmHost:
             with contextlib.suppress(BrokenPipeError, ConnectionError):
                 self._control.send(protocol.KillChild(child))
         with contextlib.suppress(HostLost):
-            # The prepared host may not send signals, so this process kills the run, unless it has already ended.
+            # The prepared host may not send signals, so this process kills the run, unless the run has already ended.
             if self._forked_by[child] is not self._control and self.exit_status(child, 0.0) is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(self._pids[child], signal.SIGKILL)

@@ -122,7 +122,8 @@ class RpycWorld:
             self._end(process)
 
     def _end(self, process: _Process) -> None:
-        self.cpu_s += cpu_seconds(self._host.pid(process.child))  # before the connection closes, which ends the child
+        # Read this before the connection closes, because the child then ends.
+        self.cpu_s += cpu_seconds(self._host.pid(process.child))
         self._forget(process)
         self._host.kill(process.child)
 

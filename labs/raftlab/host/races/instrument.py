@@ -71,7 +71,8 @@ class Instrumenter:
         self.files = frozenset(trees)
         self.sites: list[Site] = []
         # The attributes that may change after other threads know their object, each with the names of the classes whose
-        # methods change it. None: it may change in any object, because some code does not change it through `self`.
+        # methods change it. None: the attribute may change in any object, because some code changes it under another
+        # name than `self`.
         self.attributes: dict[str, set[str] | None] = {}
         self.class_attributes: set[str] = set()
         self.lock_names: dict[str, str] = {}  # expressions, by the place where each lock is taken

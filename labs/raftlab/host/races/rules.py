@@ -206,7 +206,7 @@ def _own_calls(node: ast.AST) -> set[str]:
 
 
 def _changed(node: ast.AST) -> Iterator[str]:
-    """The fields whose contents this node itself changes, without the nodes below it."""
+    """The fields whose contents this node itself changes. The nodes below it do not count."""
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, (ast.Store, ast.Del)):
         name = _field(node.value)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _STORING:
@@ -218,7 +218,7 @@ def _changed(node: ast.AST) -> Iterator[str]:
 
 
 def _tests(node: ast.AST) -> Iterator[ast.expr]:
-    """The conditions that this node itself evaluates, without the nodes below it."""
+    """The conditions that this node itself evaluates. The nodes below it do not count."""
     if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
         yield node.test
     elif isinstance(node, ast.comprehension):
@@ -361,7 +361,7 @@ def _judged(
 
 
 def _after_early_exit(source: _Source, method: _Method, first: ast.stmt, hold: ast.stmt) -> Iterator[StaticFinding]:
-    """The function continues only if a field has some value, and then releases the lock and takes it again at once."""
+    """A function goes on only if a field has a certain value. It then releases the lock and takes it again at once."""
     for node in ast.walk(first):
         if isinstance(node, ast.If) and _leaves(node) and isinstance(hold, ast.With):
             fields = _reads(source, node.test)

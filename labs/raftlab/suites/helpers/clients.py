@@ -76,7 +76,7 @@ def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
     and require that every request was answered in time.
 
     Args:
-        c: the cluster, whose servers and links work again, and at least one of whose clerks is up.
+        c: the cluster. Its servers and links must work again, and at least one clerk must be up.
         keys: the keys to read; ``None``: all that some clerk has used.
     """
     clerks = [clerk for clerk in c.clerks if c.server_state(clerk.number).up]

@@ -141,7 +141,7 @@ class Client:
             rule: the rule that another status breaks.
             when: a sentence that is added to the failure's message.
             servers: those to ask; ``None``: all.
-            late: the rule that is broken if nobody carries it out in time.
+            late: the rule that is broken if nobody carries out the request in time.
 
         Returns:
             The answer's value.
@@ -158,7 +158,7 @@ class Client:
         """Like :meth:`succeed`, but send the request only to the server that answered last, and only once.
 
         Raises:
-            Disturbed: it refuses.
+            Disturbed: the server refuses.
         """
         reply = self.ask(self.server, fields)
         if reply["status"] in REFUSALS:

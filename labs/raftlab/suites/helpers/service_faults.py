@@ -62,9 +62,9 @@ def wait_until_equal(c: Cluster, within: float = 5.0) -> bool:
 
 
 def lead(c: Cluster, target: int, within: float = 10.0) -> int:
-    """Make ``target`` lead if possible: crash all servers but ``target`` and as many others as it needs, and hold their
-    requests for votes. The crashed servers stay down until :meth:`Cluster.start_all`. Returns the leader, which can be
-    another server if ``target`` lacks an entry.
+    """Make ``target`` lead if possible: crash all servers except ``target`` and as many others as it needs for a
+    majority, and hold those others' requests for votes. The crashed servers stay down until :meth:`Cluster.start_all`.
+    Returns the leader, which can be another server if ``target`` lacks an entry.
     """
     wait_until_equal(c)
     leader = c.one_leader()

@@ -49,8 +49,8 @@ def expect_refused(c: Cluster, leader: int, target: int, why: str) -> None:
 def leads_within(c: Cluster, server: int, seconds: float, after: int) -> bool:
     """Wait until ``server`` leads a term above ``after``, for at most ``seconds``. Returns whether it does.
 
-    ``after`` is the term of the transfer: a leader of an earlier term that was deposed a moment ago may still say that it
-    leads that one."""
+    ``after`` is the term of the transfer: a server that led an earlier term and was deposed a moment ago may still say
+    that it leads that term."""
     deadline = c.now + seconds
     while True:
         term, leads = c.states([server]).get(server, (-1, False))
@@ -84,7 +84,7 @@ def hand_over_at_once(c: Cluster, leader: int, target: int, when: str = "") -> f
 
 
 def hand_over(c: Cluster, target: int, within: float = 20.0) -> None:
-    """Have whichever server leads hand over to ``target``, again and again until ``target`` leads."""
+    """Ask the present leader to hand over to ``target``, again and again until ``target`` leads."""
     deadline = c.now + within
     while True:
         leader = c.one_leader(within=within)
@@ -101,7 +101,7 @@ def hand_over(c: Cluster, target: int, within: float = 20.0) -> None:
 
 
 def expect_no_command(c: Cluster, leader: int) -> None:
-    """Require that ``leader``, which hands over, takes no command now."""
+    """Require that ``leader``, which is handing over, takes no command now."""
     index, _, leads = c.propose(leader, f"meanwhile, {c.now:.3f}")
     text = f"expected S{leader} to take no command during its transfer and answer (-1, term, True)"
     text = f"{text}, but start() returned ({index}, term, {leads})"
@@ -109,8 +109,8 @@ def expect_no_command(c: Cluster, leader: int) -> None:
 
 
 def expect_commands_again(c: Cluster, leader: int, since: float, within: float = COMMANDS_WITHIN) -> int:
-    """Require that ``leader`` takes commands again within ``within`` seconds after ``since``, when it began a transfer that
-    cannot succeed. Returns the index of the first command that it takes."""
+    """Require that ``leader`` takes commands again at most ``within`` seconds after ``since``, the time at which it
+    began a transfer that cannot succeed. Returns the index of the first command that it takes."""
     while True:
         index, _, leads = c.propose(leader, f"afterwards, {c.now:.3f}")
         if leads and index > 0:
@@ -168,7 +168,7 @@ def lead_again(c: Cluster, who: int, above: int) -> int:
 
 def ask_for_vote_on_request(c: Cluster, who: int, term: int, last: tuple[int, int]) -> bool:
     """Ask for S0's vote in ``term`` with leadership_transfer set, for a candidate whose log ends with ``last``, which is
-    (index, term). Returns whether S0 gave it."""
+    (index, term). Returns whether S0 gave its vote."""
     log: dict[str, Any] = {"last_log_index": last[0], "last_log_term": last[1]}
     reply = c.scripted_server(who).ask(0, "request_vote", term=term, candidate_id=who, leadership_transfer=True, **log)
     return bool(reply["vote_granted"])

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 FILE_S = 5  # seconds for one file; the reference solution takes a fiftieth of that
 MEMORY_BYTES = 3_000_000_000  # of address space; the largest file that may be handed in needs about a third of that
+MIN_NODES = 300  # a class or function with fewer nodes in its parts is short (about forty lines)
+MOST_SHORT = 1000  # more than the skeleton has
 _TYPES = ("annotation", "returns", "type_comment", "type_params")  # fields that do not change what a program does
 
 
@@ -55,6 +57,24 @@ def statements(text: str) -> list[Statement]:
     return [
         _statement(each) for each in body if not (isinstance(each, ast.Import | ast.ImportFrom) or _does_nothing(each))
     ]
+
+
+def without_repetitions(found: list[Statement]) -> list[Statement]:
+    """The statements of a file without those that make no difference to the caller, so that a file of a million statements
+    does not fill its memory. The caller compares only long classes and functions. Of the short ones it needs to know whether
+    all are in the skeleton, so one of each shape is kept, and not more than :data:`MOST_SHORT`. Equal parts become one."""
+    kept: list[Statement] = []
+    short: set[str] = set()
+    for each in found:
+        parts: dict[str, int] = {}
+        for nodes, shape in each.parts:
+            parts[shape] = parts.get(shape, 0) + nodes
+        if sum(parts.values()) < MIN_NODES:
+            if each.shape in short or len(short) >= MOST_SHORT:
+                continue
+            short.add(each.shape)
+        kept.append(each._replace(parts=[(nodes, shape) for shape, nodes in parts.items()]))
+    return kept
 
 
 def _statement(statement: ast.stmt) -> Statement:
@@ -122,7 +142,7 @@ def main() -> None:
             found = statements(Path(json.loads(line)).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             found = []
-        print(json.dumps(found), flush=True)
+        print(json.dumps(without_repetitions(found)), flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ def claim(folder: Path, main_file: str, purpose: str, check: Callable[[Path], No
         BadFolder: the folder cannot be used; the message says why.
     """
     shown = printable(str(folder))
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise BadFolder(f"the name {shown} is not valid UTF-8; {_ELSEWHERE}") from None
     with usable(folder, purpose):
         if folder.exists() and not folder.is_dir():
             raise BadFolder(f"{shown} is a file; {_ELSEWHERE}")

@@ -32,6 +32,7 @@ def test_folders_that_are_refused_are_not_changed(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     assert refusal(file) == f"{file} is a file; {elsewhere}"
     assert refusal(file / "x") == f"{file}/x cannot be used for the soak: Not a directory"
+    assert refusal(tmp_path / "\udcff") == f"the name {tmp_path}/\\udcff is not valid UTF-8; {elsewhere}"
     folder = tmp_path / "new"
     with claim(folder, "main.jsonl", "soak"):
         assert refusal(folder) == f"another raftgrade is writing to {folder}; {elsewhere}"

@@ -122,6 +122,47 @@ PYTEST = {
     "pytest.ini": "[pytest]\naddopts = --co\n",
     "sitecustomize.py": "import os\nos._exit(0)\n",
 }
+GRADER = dict.fromkeys(("pytest.py", "raftgrade.py", "job_fork_server.py"), "import os\nos._exit(0)\n")
+# In these tests, the grader has the name of its driver in its command line. The jobs that are forked for it have the name of
+# the fork server's module.
+HUNT = """
+worked = []
+for pid in posix.access("/proc", posix.R_OK) and filter(str.isdigit, posix.listdir("/proc")) or ():
+    try:
+        line = read(f"/proc/{pid}/cmdline")
+    except OSError:  # it has ended
+        continue
+    if b"raftgrade.engines" not in line and b"driver.py" not in line:
+        continue
+    number = int(pid)
+    for name, attempt in {
+        "memory": lambda: opened(f"/proc/{pid}/mem"),
+        "maps": lambda: read(f"/proc/{pid}/maps"),
+        "environment": lambda: read(f"/proc/{pid}/environ"),
+        "files": lambda: posix.readlink(f"/proc/{pid}/fd/0"),
+        "signal": lambda: posix.kill(number, 0),
+        "tracing": lambda: c("ptrace", 16, number, 0, 0),
+        "memory by a system call": lambda: c("process_vm_readv", number, None, 0, None, 0, 0),
+        "limits": lambda: resource.prlimit(number, resource.RLIMIT_NOFILE),
+        "priority": lambda: posix.setpriority(posix.PRIO_PROCESS, number, 19),
+        "being killed first": lambda: opened(f"/proc/{pid}/oom_score_adj", posix.O_WRONLY),
+    }.items():
+        try:
+            attempt()
+            worked.append(name)
+        except OSError:
+            pass
+raise OSError(f"worked: {', '.join(worked) or 'nothing'}")
+"""
+# Threads of the C library with small stacks do not use up the address space.
+SMALL_THREADS = """
+attributes = ctypes.create_string_buffer(256)
+libc.pthread_attr_init(attributes)
+libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(16384))
+while not libc.pthread_create(ctypes.byref(ctypes.c_ulong()), attributes, libc.pause, None):
+    pass
+raise OSError("started threads until it was refused")
+"""
 LIAR = """
 class Liar(int):
     def __eq__(self, other): return True
@@ -150,6 +191,14 @@ EARLY: Kinds = {
             "hides-queue", REFUSED, ("hides Python's own module queue",), module="import queue", files={"queue.py": ""}
         ),
         Entry("binary", REFUSED, ("has a null byte in it",), base="", files={"raft.py": bytes(range(256)) * 9}),
+        Entry("nested", REFUSED, ("is nested too deeply for Python to read",), module=f"x = {'not ' * 90_000}1"),
+        Entry(
+            "other-encoding",  # Python would read other code than an editor shows
+            REFUSED,
+            ("has a byte that is not utf-7 text",),
+            base="",
+            files={"raft.py": f"# coding: utf-7\n{SOLUTION.read_text()}"},
+        ),
     ],
     "imports that do not return": [
         Entry("import-loop", REFUSED, ("a loop outside of all functions runs forever",), module="while True: pass"),
@@ -179,6 +228,7 @@ EARLY: Kinds = {
         ),
         Entry("kills-its-parent", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(posix.getppid(), 9)"),
         Entry("network", REFUSED, (NOT_ALLOWED,), init="import _socket; _socket.socket().connect(('1.1.1.1', 80))"),
+        Entry("looks-for-the-grader", REFUSED, ("worked: nothing",), module=escapes.TOOLS, init=HUNT),
         Entry("kills-everybody", REFUSED, (NOT_ALLOWED,), init="import posix; posix.kill(-1, 9)"),
     ],
     "using up the machine": [
@@ -186,6 +236,14 @@ EARLY: Kinds = {
         Entry("files", REFUSED, ("Too many open files",), init="self.more = [open('/dev/null') for _ in range(4000)]"),
         Entry("recursion", REFUSED, ("RecursionError",), init="def f(): return f()\nf()"),
         Entry("disk-bomb", REFUSED, FULL, init="for n in range(400): open(f'/tmp/{n}', 'wb').write(bytes(15 << 20))"),
+        Entry(
+            "small-threads",
+            REFUSED,
+            ("started threads",),
+            module=escapes.TOOLS,
+            init=SMALL_THREADS,
+            says_at_rlimits=("started too many threads and was killed",),
+        ),
         Entry("endless-stderr", REFUSED, FULL, init="import posix\nwhile True: posix.write(2, b'x' * 100_000)"),
     ],
     "never waiting": [
@@ -250,6 +308,7 @@ LATE: Kinds = {
     "speaking for the judge or the lab": [
         Entry("forged-records", FAILED, ("sent malformed data",), vote=FORGED),
         Entry("tampers-with-pytest", FAILED, (NO_LEADER,), base="skeleton", files=PYTEST),
+        Entry("hides-the-grader", FAILED, (NO_LEADER,), base="skeleton", files=GRADER),
         Entry("silences-the-lab", FAILED, (NO_LEADER,), base="skeleton", init=SILENCE),
         Entry(
             "speaks-for-the-lab",

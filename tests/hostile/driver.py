@@ -1,4 +1,4 @@
-"""Run ``raftgrade`` with one test, and count the processes that it leaves behind.
+"""Run ``raftgrade`` with one test of each lab, and count the processes that it leaves behind.
 
     python driver.py RAFTGRADE-ARGUMENTS
 
@@ -17,7 +17,7 @@ from raftgrade.cli import Tools, main
 from raftlab.suites import catalogue
 
 PR_SET_CHILD_SUBREAPER = 36
-TESTS = ("initial_election",)
+TESTS = ("initial_election", "many_clerks")
 
 
 def count_children() -> int:

@@ -24,7 +24,7 @@ import pytest
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels
 from tests import daily_sample, ordinary_user
-from tests.hostile import bank, judge_bank
+from tests.hostile import bank, judge_bank, service_bank
 from tests.hostile.bank import Entry
 
 Level = Literal["bwrap", "rlimits"]
@@ -51,6 +51,7 @@ BANKS: dict[str, list[Entry]] = {
         *bank.sample(judge_bank.OTHERS),
         *bank.sample(judge_bank.UNELECTED),
     ],
+    "services": [*service_bank.HONEST, *bank.every(service_bank.SERVICES)],
     "judge, others, rest": [*judge_bank.HONEST, *bank.rest(judge_bank.OTHERS), *bank.rest(judge_bank.UNELECTED)],
 }
 
@@ -112,7 +113,7 @@ def grade(name: str, level: Level = "bwrap", user: str = THIS_USER, network: str
         "run",
         "class",
         "--labs",
-        "2A",
+        "3A" if name == "services" else "2A",
         "--runs",
         "1",
     ]

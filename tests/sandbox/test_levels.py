@@ -359,6 +359,38 @@ def test_memory_is_limited_for_all_servers_together(
     assert caught.value.failure.text.endswith("the process that runs your code used too much memory and was killed")
 
 
+SMALL_THREADS = """
+import sys
+def start_threads():  # with small stacks, so that address space for a hundred thousand remains
+    ctypes = sys.modules["builtins"].__import__("ctypes")
+    libc = ctypes.CDLL(None)
+    attributes = ctypes.create_string_buffer(256)
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(16384))
+    while True:
+        libc.pthread_create(ctypes.byref(ctypes.c_ulong()), attributes, libc.pause, None)
+        time.sleep(0.0005)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["sim", "prepared", "rpyc"])
+def test_without_bubblewrap_threads_are_counted(write_raft: Write, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
+    sandbox = Sandbox("rlimits")
+    limits = sandbox.limits
+    assert limits is not None
+    monkeypatch.setattr(Sandbox, "limits", msgspec.structs.replace(limits, threads=100))
+    path = write_raft("threading.Thread(target=start_threads).start()", module=SMALL_THREADS)
+    with WarmHost(path, sandbox) as host:
+        new_world = world_in(host, world)
+        cluster = Cluster(new_world, "2A", 0, 2)
+        cluster.start_all()
+        with pytest.raises(LabFailure) as caught:
+            cluster.sleep(20)
+        new_world.close()
+    assert caught.value.failure.text.endswith("the process that runs your code started too many threads and was killed")
+
+
 @pytest.mark.parametrize("world", ["sim", "prepared", "rpyc"])
 def test_without_bubblewrap_nothing_can_be_written(write_raft: Write, tmp_path: Path, world: str) -> None:
     code = f"""

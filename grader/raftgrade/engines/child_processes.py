@@ -63,8 +63,10 @@ class Children:
 
     def stop(self) -> None:
         """Kill every child and everything in its group, and start no more children."""
+        self._stopped = True
+        if self._fork_server is not None:
+            self._fork_server.kill()  # a thread that waits for it holds the lock
         with self._lock:
-            self._stopped = True
             for pid in self._running:
                 _kill_group(pid)
             if self._fork_server is not None:
@@ -139,6 +141,8 @@ class Children:
             process: subprocess.Popen[bytes] | ForkedProcess | None = None
             if self._fork_server is not None and self._fork_server.environment == environment:
                 process = self._fork_server.start(command, stdout, stderr, records_fd)
+                if process is None and self.stopped:  # meanwhile
+                    return None
             if process is None:
                 process = subprocess.Popen(
                     command,

@@ -17,6 +17,7 @@ import importlib
 import os
 import platform
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -28,7 +29,11 @@ import msgspec
 from raftlab import operating_system
 from raftlab.labs import LABS
 from raftlab.sandbox import libc
+from raftlab.time_awake import poll_awake
 
+# Seconds that the fork server may take to answer, without pauses of this process. It answers its first request when it has
+# imported everything, which takes a second.
+ANSWER_S = 60.0
 _CLONE_PARENT = 0x8000  # the new process has the same parent as this one
 
 # What the forked processes run, and what else they need.
@@ -38,10 +43,11 @@ _OTHER_MODULES = ("pytest_timeout", "raftlab.runs.plugin", "raftgrade.engines.pa
 
 class Request(msgspec.Struct):
     """Run ``module`` as ``python -m`` does. The descriptors sent with the request become the new process's standard output,
-    its standard error and, unless ``fd`` is negative, the descriptor ``fd``."""
+    its standard error and, unless ``fd`` is negative, the descriptor ``fd``. The arguments are bytes, because a path need
+    not be valid UTF-8."""
 
     module: str
-    arguments: list[str]
+    arguments: list[bytes]
     fd: int
 
 
@@ -63,7 +69,8 @@ class ForkedProcess:
 
 
 class JobForkServer:
-    """The grader's side: starts the fork server when it is first used. Only one thread may use it at a time.
+    """The grader's side: starts the fork server when it is first used. Only one thread may use it at a time, except for
+    :meth:`kill`.
 
     Args:
         environment: the environment of all processes that it forks.
@@ -86,7 +93,7 @@ class JobForkServer:
 
         Returns:
             The process. ``None`` if the command must be started in the usual way, because it is of another kind, or because
-            the fork server cannot be used on this machine or has died.
+            the fork server cannot be used on this machine, has died or does not answer.
         """
         if not self._usable or tuple(command[:3]) != (sys.executable, "-P", "-m") or command[3] not in _MAIN_MODULES:
             return None
@@ -94,12 +101,15 @@ class JobForkServer:
             if self._socket is None:
                 self._socket = self._connect()
             fds = [stdout, stderr, *([fd] if fd >= 0 else [])]
-            request = Request(command[3], list(command[4:]), fd)
+            request = Request(command[3], list(map(os.fsencode, command[4:])), fd)
             operating_system.send_message(self._socket, msgspec.msgpack.encode(request), fds)
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            if not poll_awake(poll, ANSWER_S):
+                raise TimeoutError
             reply = msgspec.msgpack.decode(operating_system.receive_message(self._socket)[0], type=Reply)
             if reply.pid > 0:
-                os.setpgid(reply.pid, reply.pid)
-                return ForkedProcess(reply.pid)
+                return _leader(reply.pid)
         except (OSError, msgspec.DecodeError):
             pass
         self._usable = False
@@ -120,6 +130,11 @@ class JobForkServer:
             )
         return ours
 
+    def kill(self) -> None:
+        """Kill the fork server, so that a :meth:`start` that waits for it in another thread returns ``None``."""
+        if (server := self._server) is not None:
+            server.kill()
+
     def close(self) -> None:
         """End the fork server. Processes that it has forked go on."""
         if self._socket is not None:
@@ -129,6 +144,18 @@ class JobForkServer:
             self._server.kill()
             self._server.wait()
             self._server = None
+
+
+def _leader(pid: int) -> ForkedProcess:
+    """Make a process that was forked for this one the leader of a group. If that fails, the process is killed, because
+    another one will do its work, and OSError is raised."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return ForkedProcess(pid)
 
 
 def main() -> None:
@@ -146,7 +173,7 @@ def main() -> None:
     gc.freeze()  # a collection in a forked process would copy the memory of these objects
     request = _serve(grader)
     if request is not None:
-        sys.argv[1:] = request.arguments
+        sys.argv[1:] = map(os.fsdecode, request.arguments)
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 
@@ -172,8 +199,9 @@ def _serve(grader: socket.socket) -> Request | None:
 def _take(fds: Sequence[int], records_fd: int) -> None:
     """Give the descriptors their final numbers, and close all others."""
     numbers = [1, 2, *([records_fd] if records_fd >= 0 else [])]
-    above = 1 + max(*numbers, *fds)
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in fds]  # so that no number is taken twice
+    # With copies above 2, neither 1 nor 2 replaces a descriptor that is still needed. ``records_fd`` is the last one. The
+    # copies have low numbers, because ``records_fd`` may be the highest number that this process can open.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 3) for fd in fds]
     for copy, number in zip(copies, numbers, strict=True):
         os.dup2(copy, number)
     operating_system.close_all_but(numbers)

@@ -10,6 +10,7 @@ import functools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,14 @@ from pathlib import Path
 import msgspec
 
 from raftgrade import code_hash
-from raftgrade.code_hash import Statement
+from raftgrade.code_hash import MIN_NODES, Statement
 from raftgrade.results import CodePlace, SameCode
 from raftlab import labs
 from raftlab.submission import source, starts
 
-# A class or function is compared if its syntax tree has at least this many nodes (about forty lines), not counting what
-# students were given: the methods of the skeleton and of the starts. So two students who have changed one line of the
-# skeleton do not look like copies.
-MIN_NODES = 300
+# A class or function is compared if its syntax tree has at least MIN_NODES nodes, not counting what students were given: the
+# methods of the skeleton and of the starts. So two students who have changed one line of the skeleton do not look like
+# copies.
 _MIN_BYTES = 1000  # a shorter file has no class or function that is long enough
 SKELETON = "the unchanged skeleton"
 _REFERENCE = "the reference solution"
@@ -51,17 +51,17 @@ def find(paths: Mapping[str, str], raft: Path | None = None) -> list[SameCode]:
     }
     if not any(file.stat().st_size >= _MIN_BYTES for found in modules.values() for file in found.values()):
         return []
-    hashed = _hash_files([file for found in modules.values() for file in found.values()])
     ours = _handed_out(starts.root())
+    hashed = _hash_files([file for found in modules.values() for file in found.values()], ours)
     groups: dict[str, list[tuple[CodePlace, str]]] = {}
     unchanged = []
     for submission, found in modules.items():
-        everything = [(shown, each) for shown, file in found.items() for each in hashed[file]]
-        if everything and all(each.shape in ours.skeleton for _, each in everything):
+        with_code = [hashed[file] for file in found.values() if hashed[file].has_code]
+        if with_code and all(each.in_skeleton for each in with_code):
             unchanged.append(CodePlace(submission, source.ENTRY))
-        for shown, each in everything:
-            if each.shape in ours.origins or (each.name and _size(each, ours.parts) >= MIN_NODES):
-                groups.setdefault(each.shape, []).append((CodePlace(submission, shown, each.name), each.code))
+        for shown, file in found.items():
+            for name, shape, code in hashed[file].long:
+                groups.setdefault(shape, []).append((CodePlace(submission, shown, name), code))
     result = [SameCode(places=unchanged, origin=SKELETON)] if unchanged else []
     for shape, members in groups.items():
         origin, codes = ours.origins.get(shape, ("", set()))
@@ -80,23 +80,6 @@ def _modules(path: str) -> dict[str, Path]:
     return {submission.show(file): file for file in submission.modules.values()}
 
 
-def _hash_files(files: Sequence[Path]) -> dict[Path, list[Statement]]:
-    """The statements of each file. A file that cannot be parsed has none. (Files are parsed in separate processes.)"""
-    result: dict[Path, list[Statement]] = {}
-    todo = list(files)
-    while todo:
-        given = "".join(f"{json.dumps(str(file))}\n" for file in todo)
-        command = [sys.executable, "-I", "-S", code_hash.__file__]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-        lines = done.stdout.split("\n")[:-1]  # the last line may be cut short
-        for file, line in zip(todo, lines, strict=False):
-            result[file] = msgspec.json.decode(line, type=list[Statement])
-        if len(lines) < len(todo):
-            result[todo[len(lines)]] = []  # this file ended the process
-        todo = todo[len(lines) + 1 :]
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class _HandedOut:
     """What raftlab hands out.
@@ -111,6 +94,54 @@ class _HandedOut:
     skeleton: set[str]
     parts: set[str]
     origins: dict[str, tuple[str, set[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is known of a file.
+
+    Attributes:
+        has_code: whether it has statements that count.
+        in_skeleton: whether the skeleton has them all.
+        long: of the classes and functions that are compared: the name, the hash of the shape, and the hash of the code.
+    """
+
+    has_code: bool
+    in_skeleton: bool
+    long: list[tuple[str, str, str]]
+
+
+def _hash_files(files: Sequence[Path], ours: _HandedOut) -> dict[Path, _File]:
+    """What is known of each file. A file that cannot be parsed has no code. (Files are parsed in separate processes.)"""
+    result: dict[Path, _File] = {}
+    todo = list(files)
+    while todo:
+        with tempfile.TemporaryFile("w+") as given:
+            given.writelines(f"{json.dumps(str(file))}\n" for file in todo)
+            given.seek(0)
+            command = [sys.executable, "-I", "-S", code_hash.__file__]
+            done = 0
+            with subprocess.Popen(
+                command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:  # one at a time, because a submission may have a million statements
+                    if line.endswith("\n"):  # the last may be cut short
+                        result[todo[done]] = _file(msgspec.json.decode(line, type=list[Statement]), ours)
+                        done += 1
+        if done < len(todo):
+            result[todo[done]] = _file([], ours)  # this file ended the process
+        todo = todo[done + 1 :]
+    return result
+
+
+def _file(found: Sequence[Statement], ours: _HandedOut) -> _File:
+    long = [
+        (each.name, each.shape, each.code)
+        for each in found
+        if each.shape in ours.origins or (each.name and _size(each, ours.parts) >= MIN_NODES)
+    ]
+    return _File(bool(found), all(each.shape in ours.skeleton for each in found), long)
 
 
 @functools.cache

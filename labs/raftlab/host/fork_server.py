@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from raftlab import operating_system
@@ -40,9 +40,9 @@ _CHILD_MODULES = {
     "run": "raftlab.host.sim_child",
     "sim": "raftlab.host.sim_child",
 }
-# Milliseconds between two checks of the children's memory in a sandbox. Between two checks, the children can exceed the
-# limit by any amount.
-_MEMORY_CHECK_MS = 100
+# Milliseconds between two checks of the children's memory and threads in a sandbox. Between two checks, the children can
+# exceed the limits by any amount.
+_CHECK_MS = 100
 
 
 class ForkServer:
@@ -54,7 +54,7 @@ class ForkServer:
         program: The submission.
         limits: What the children may use; ``None`` outside a sandbox.
         is_prepared: Whether this is the prepared host. The prepared host sends no signals: the judge ends its children,
-            and the warm host limits their memory.
+            and the warm host limits their memory and threads.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class ForkServer:
     ) -> None:
         self._control = control
         self._limits = limits
-        self._memory_checked = 0.0  # time.monotonic() of the last check
-        self._too_large: set[int] = set()  # pids of processes killed for using too much memory
+        self._checked = 0.0  # time.monotonic() of the last check
+        self._exceeded: dict[int, protocol.Exceeded] = {}  # what was exceeded, by the pid of the process killed for it
         self._program = program
         self._children: dict[int, int] = {}  # pid → child number
         self._simulated = 0
@@ -84,7 +84,7 @@ class ForkServer:
         poll.register(self._wake_read, select.POLLIN)
         watches = self._limits is not None and not self._is_prepared
         while True:
-            for fd, _ in poll.poll(_MEMORY_CHECK_MS if watches and self._children else None):
+            for fd, _ in poll.poll(_CHECK_MS if watches and self._children else None):
                 if fd == self._wake_read:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_read, 4096)
@@ -92,25 +92,34 @@ class ForkServer:
                 elif not self._handle_command():
                     return
             if watches and self._limits is not None:
-                self._limit_memory(self._limits.memory)
+                self._limit_children(self._limits)
 
-    def _limit_memory(self, max_bytes: int) -> None:
-        """Kill the largest child if all children together use more than ``max_bytes``.
+    def _limit_children(self, limits: Limits) -> None:
+        """Kill the largest child if all children together use too much memory. Where the operating system does not limit
+        their threads, also kill the child with the most threads if they have too many.
 
         The memory is polled, because an ordinary user cannot ask the operating system for a notice."""
         now = time.monotonic()
-        if now < self._memory_checked + _MEMORY_CHECK_MS / 1000:
+        if now < self._checked + _CHECK_MS / 1000:
             return
-        self._memory_checked = now
+        self._checked = now
         runs = operating_system.children_of(self._prepared_pid) if self._prepared_pid in self._children else []
         used = {pid: _private_memory(pid) for pid in (*self._children, *runs)}
-        if sum(used.values()) > max_bytes:
-            largest = max(used, key=lambda pid: used[pid])
-            self._too_large.add(largest)
-            if largest in runs:
-                operating_system.send_message(self._control, protocol.encode(protocol.RunTooLarge()))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(largest, signal.SIGKILL)
+        if sum(used.values()) > limits.memory:
+            self._kill_largest(used, runs, "memory")
+        elif not limits.namespaces:
+            threads = {pid: _threads(pid) for pid in used}
+            if sum(threads.values()) > limits.threads:
+                self._kill_largest(threads, runs, "threads")
+
+    def _kill_largest(self, used: Mapping[int, int], runs: Sequence[int], exceeded: protocol.Exceeded) -> None:
+        """Kill the process that uses the most. ``runs`` are processes that the prepared host has forked."""
+        largest = max(used, key=lambda pid: used[pid])
+        self._exceeded[largest] = exceeded
+        if largest in runs:
+            operating_system.send_message(self._control, protocol.encode(protocol.RunTooLarge(exceeded)))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(largest, signal.SIGKILL)
 
     def _handle_command(self) -> bool:
         """Read and carry out one command. Returns False if the judge has closed the socket."""
@@ -220,9 +229,7 @@ class ForkServer:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                over_memory_limit = pid in self._too_large
-                self._too_large.discard(pid)
-                ended = protocol.ChildEnded(child, status, over_memory_limit)
+                ended = protocol.ChildEnded(child, status, self._exceeded.pop(pid, ""))
                 operating_system.send_message(self._control, protocol.encode(ended))
 
 
@@ -248,3 +255,11 @@ def _private_memory(pid: int) -> int:
     except (OSError, ValueError):
         return 0
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+
+
+def _threads(pid: int) -> int:
+    """The number of threads of a process; 0 if the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -12,7 +12,7 @@ reads them as plain dictionaries. Times are seconds of the lab's time: simulated
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -363,14 +363,18 @@ class ChildStarted(Frame):
     """The child's own process id, used on systems that do not tell the receiver the sender's process id."""
 
 
+# What the warm host limits for all children together: their memory, and outside of namespaces their threads.
+Exceeded = Literal["memory", "threads"]
+
+
 class ChildEnded(Frame):
     """The child has exited and has been reaped."""
 
     child: int
     status: int
     """As ``os.waitpid`` returns it."""
-    over_memory_limit: bool = False
-    """Whether the child was killed because it used more memory than a sandboxed run may use."""
+    exceeded: Literal["", Exceeded] = ""
+    """What the child was killed for."""
 
 
 class HostPrepared(Frame):
@@ -381,8 +385,9 @@ class HostPrepared(Frame):
 
 
 class RunTooLarge(Frame):
-    """The warm host sends this before it kills a run of the prepared host that uses more memory than a sandboxed run
-    may use."""
+    """The warm host sends this before it kills a run of the prepared host that exceeds a limit."""
+
+    exceeded: Exceeded
 
 
 Control = StartChild | KillChild

@@ -67,7 +67,8 @@ class Limits(msgspec.Struct, frozen=True):
         space: Bytes of address space for a simulated run.
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
             use address space but hardly any memory.
-        threads: Number of threads of the user; 0 means no limit.
+        threads: Number of threads of all children together. With namespaces, the operating system limits those of the user.
+            Without, that limit would also count the user's other processes, so the warm host counts the threads.
         files: Number of open files per process.
         file_bytes: Maximum size of a written file, in bytes.
         cpu_s: CPU seconds per child.
@@ -102,9 +103,6 @@ class Sandbox(msgspec.Struct, frozen=True):
             user=_USERS[os.getpid() % len(_USERS)] if as_root else 0,
             namespaces=bwrap,
             below_tmp=_below_tmp() if bwrap else (),
-            # Without bubblewrap, the limit would also count the user's other processes. The filter refuses new
-            # processes anyway.
-            threads=4096 if bwrap else 0,
         )
 
     def python(self, arguments: Sequence[str], submission: Path) -> list[str]:

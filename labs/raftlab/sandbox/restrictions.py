@@ -79,7 +79,7 @@ def enter_host(limits: Limits) -> None:
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_NOFILE, limits.files)
     _set_limit(resource.RLIMIT_FSIZE, limits.file_bytes)
-    if limits.threads:
+    if limits.namespaces:
         _set_limit(resource.RLIMIT_NPROC, limits.threads)
     for name in ("RLIMIT_MSGQUEUE", "RLIMIT_MEMLOCK"):
         if hasattr(resource, name):

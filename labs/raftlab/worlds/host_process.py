@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -42,6 +42,12 @@ _COMPILE_CPU_S = 20.0
 
 # Seconds that each child of a killed host may take to exit.
 _EXIT_TIMEOUT_S = 5.0
+
+# The predicate of a sentence about a child that was killed for this.
+_EXCEEDED: dict[protocol.Exceeded, str] = {
+    "memory": "used too much memory and was killed",
+    "threads": "started too many threads and was killed",
+}
 
 _CPUCLOCK_SCHED = 2  # from the kernel's include/linux/posix-timers.h: the CPU time that the scheduler has counted
 
@@ -106,7 +112,7 @@ class WarmHost:
     def __init__(self, path: Path, sandbox: Sandbox = levels.NONE, races: bool = False) -> None:
         self.path = path
         self._exit_statuses: dict[int, int] = {}
-        self._over_memory_limit: set[int] = set()
+        self._exceeded: dict[int, protocol.Exceeded] = {}  # what a child was killed for
         self._pids: dict[int, int] = {}
         self._last_child = 0
         # The stderr of the host itself, which runs no student code.
@@ -119,7 +125,8 @@ class WarmHost:
         self._prepared_child = 0
         self._forked_by: dict[int, _Control] = {}
         self.simulated = 0
-        self._run_too_large = False  # whether the warm host has killed the current run of the prepared host
+        # What the warm host has killed the current run of the prepared host for.
+        self._run_exceeded: Literal["", protocol.Exceeded] = ""
         if sandbox.level == "rlimits":
             libc.set_dumpable(False)  # the host runs as the same user, and must not trace or read this process
         with self._control.theirs as theirs:
@@ -197,7 +204,7 @@ class WarmHost:
 
     def _fork(self, control: _Control, command: protocol.StartChild, fds: Sequence[int]) -> int:
         """Let the process behind ``control`` fork a child, and wait until it has started. Returns its number."""
-        self._run_too_large = False
+        self._run_exceeded = ""
         self._last_child = child = command.child = self._last_child + 1
         self._forked_by[child] = control
         stderr = self._child_stderr[child] = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the child has ended)
@@ -274,9 +281,9 @@ class WarmHost:
         if self._forked_by[child] is not self._control:  # before the warm host kills a run, it reports RunTooLarge
             while self._receive_notice(self._control, 0.0, required=False):
                 pass
-            if self._run_too_large:
-                self._over_memory_limit.add(child)
-        return "used too much memory and was killed" if child in self._over_memory_limit else describe_exit(status)
+            if self._run_exceeded:
+                self._exceeded[child] = self._run_exceeded
+        return _EXCEEDED[self._exceeded[child]] if child in self._exceeded else describe_exit(status)
 
     def pid(self, child: int) -> int:
         """The child's process id, as this process sees it."""
@@ -306,7 +313,7 @@ class WarmHost:
         if isinstance(notice, protocol.ChildStarted):
             self._pids.setdefault(notice.child, sender or notice.pid)
         elif isinstance(notice, protocol.RunTooLarge):
-            self._run_too_large = True
+            self._run_exceeded = notice.exceeded
         elif isinstance(notice, protocol.ChildEnded):
             self._exit_statuses[notice.child] = notice.status
             file = self._child_stderr.pop(notice.child, None)
@@ -314,8 +321,8 @@ class WarmHost:
                 with file:
                     if words := _last_words(file):
                         self._last_words[notice.child] = words
-            if notice.over_memory_limit:
-                self._over_memory_limit.add(notice.child)
+            if notice.exceeded:
+                self._exceeded[notice.child] = notice.exceeded
         return True
 
     def close(self) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from raftgrade.engines import job_fork_server
 from raftgrade.engines.child_processes import ChildExit, Children
 from raftgrade.engines.commands import environment
 from raftgrade.engines.job_fork_server import ForkedProcess, JobForkServer
+from raftlab.operating_system import children_of
 from tests.conftest import SOLUTION
 
 pytestmark = [
@@ -32,6 +36,16 @@ def server() -> Iterator[JobForkServer]:
     server = JobForkServer(environment())
     yield server
     server.close()
+
+
+@pytest.fixture
+def low_limit_of_descriptors() -> Iterator[int]:
+    """Limit the number of descriptors of this process. Returns the limit."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = min(before, 1024)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def pytest_of(folder: Path, body: str) -> list[str]:
@@ -76,6 +90,21 @@ def test_a_forked_job_has_only_its_own_descriptors(server: JobForkServer, tmp_pa
     assert len(numbers) < 10
 
 
+def test_a_forked_job_gets_the_highest_descriptor(
+    server: JobForkServer, tmp_path: Path, low_limit_of_descriptors: int
+) -> None:
+    read, write = os.pipe()
+    number = os.dup2(write, low_limit_of_descriptors - 1)
+    with (tmp_path / "log").open("wb") as log:
+        process = server.start(pytest_of(tmp_path, f"os.write({number}, b'seen')"), log.fileno(), log.fileno(), number)
+    os.close(number)
+    os.close(write)
+    assert process is not None
+    assert process.wait() == 0, (tmp_path / "log").read_text()
+    with open(read, "rb") as pipe:
+        assert pipe.read() == b"seen"
+
+
 def test_a_check_prints_the_same(server: JobForkServer, tmp_path: Path) -> None:
     for path, code in ((str(SOLUTION.parent), 0), (str(tmp_path), 2)):
         command = [sys.executable, "-P", "-m", "raftlab.tools.check", path, "--labs", "2A,3A", "--json"]
@@ -86,6 +115,13 @@ def test_a_check_prints_the_same(server: JobForkServer, tmp_path: Path) -> None:
         assert (forked.wait(), started.returncode) == (code, code)
         assert (tmp_path / "out").read_bytes() == started.stdout
         assert (tmp_path / "err").read_bytes() == started.stderr
+
+
+def test_arguments_need_not_be_utf_8(server: JobForkServer, tmp_path: Path) -> None:
+    argument = "--junit-prefix=\udcff"
+    command = [*pytest_of(tmp_path, f"assert {argument!r} in sys.argv"), argument]
+    assert listen(server, command, tmp_path) == ChildExit("exited", 0)
+    assert server._usable
 
 
 def test_forked_jobs_draw_different_random_numbers(server: JobForkServer, tmp_path: Path) -> None:
@@ -126,6 +162,53 @@ def test_jobs_go_on_without_the_fork_server(server: JobForkServer, tmp_path: Pat
     assert listen(server, command, tmp_path) == ChildExit("exited", 0)
     assert not server._usable
     assert server.start(command, 1, 2, -1) is None
+
+
+def test_jobs_go_on_if_the_fork_server_does_not_answer(
+    server: JobForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = pytest_of(tmp_path, "pass")
+    assert listen(server, command, tmp_path).code == 0
+    assert server._server is not None
+    server._server.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(job_fork_server, "ANSWER_S", 0.1)
+    assert listen(server, command, tmp_path) == ChildExit("exited", 0)
+    assert not server._usable
+
+
+def test_the_grader_can_be_stopped_while_the_fork_server_does_not_answer(server: JobForkServer, tmp_path: Path) -> None:
+    command = pytest_of(tmp_path, "pass")
+    assert listen(server, command, tmp_path).code == 0
+    assert server._server is not None
+    server._server.send_signal(signal.SIGSTOP)
+    children = Children(0, server)
+    with ThreadPoolExecutor(1) as threads:
+        ended = threads.submit(
+            children.listen,
+            lambda fd: command,
+            on_line=lambda line: False,
+            silence_s=60,
+            log=tmp_path / "log",
+            environment=environment(),
+        )
+        while children._lock.acquire(blocking=False):  # until the thread waits for the fork server
+            children._lock.release()
+            time.sleep(0.01)
+        children.stop()
+        assert ended.result().how == "stopped"
+    assert children_of(os.getpid()) == []
+
+
+def test_a_forked_job_that_cannot_lead_a_group_is_replaced(
+    server: JobForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int, group: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpgid", refuse)
+    assert listen(server, pytest_of(tmp_path, "pass"), tmp_path) == ChildExit("exited", 0)
+    assert not server._usable
+    assert children_of(os.getpid()) == []
 
 
 def test_an_environment_of_another_kind_is_not_forked(server: JobForkServer, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,19 @@ def test_files_that_end_the_process_are_left_out(tmp_path: Path, monkeypatch: py
     names = ("bad", "ada", "bad2", "bad3", "bob", "bad4")
     groups = found(tmp_path, {name: {"raft.py": text} for name in names})
     assert {submissions for _, _, submissions in groups} == {("ada", "bob")}
+
+
+def test_a_file_with_many_statements_has_a_short_description() -> None:
+    numbers = range(2 * code_hash.MOST_SHORT)
+    same = "a = b\n" * len(numbers)
+    different = "".join(f"{number}\n" for number in numbers)
+    text = f"{same}{different}class Long:\n{textwrap.indent(same, '    ')}"
+    everything = code_hash.statements(text)
+    kept = code_hash.without_repetitions(everything)
+    assert [each.shape for each in kept[:2]] == [each.shape for each in (everything[0], everything[len(numbers)])]
+    assert len(kept) == code_hash.MOST_SHORT + 1  # the long class does not count
+    (part,) = kept[-1].parts
+    assert part == (sum(nodes for nodes, _ in everything[-1].parts), everything[0].shape)
 
 
 def test_statements_that_do_different_things_have_different_hashes() -> None:

@@ -349,6 +349,13 @@ def test_memory_is_limited_for_all_servers_together(
     monkeypatch.setattr(Sandbox, "limits", lower)
     code = "def fill():\n    self.all = []\n    while True: self.all.append(b'x' * (1 << 20)); time.sleep(0.0005)\n"
     path = write_raft(f"{code}threading.Thread(target=fill).start()")
+    assert _failure_of(path, sandbox, world).endswith(
+        "the process that runs your code used too much memory and was killed"
+    )
+
+
+def _failure_of(path: Path, sandbox: Sandbox, world: str) -> str:
+    """The text of the failure of two servers that run for up to 20 s."""
     with WarmHost(path, sandbox) as host:
         new_world = world_in(host, world)
         cluster = Cluster(new_world, "2A", 0, 2)
@@ -356,7 +363,7 @@ def test_memory_is_limited_for_all_servers_together(
         with pytest.raises(LabFailure) as caught:
             cluster.sleep(20)
         new_world.close()
-    assert caught.value.failure.text.endswith("the process that runs your code used too much memory and was killed")
+    return caught.value.failure.text
 
 
 SMALL_THREADS = """
@@ -381,14 +388,8 @@ def test_without_bubblewrap_threads_are_counted(write_raft: Write, monkeypatch: 
     assert limits is not None
     monkeypatch.setattr(Sandbox, "limits", msgspec.structs.replace(limits, threads=100))
     path = write_raft("threading.Thread(target=start_threads).start()", module=SMALL_THREADS)
-    with WarmHost(path, sandbox) as host:
-        new_world = world_in(host, world)
-        cluster = Cluster(new_world, "2A", 0, 2)
-        cluster.start_all()
-        with pytest.raises(LabFailure) as caught:
-            cluster.sleep(20)
-        new_world.close()
-    assert caught.value.failure.text.endswith("the process that runs your code started too many threads and was killed")
+    text = "the process that runs your code started too many threads and was killed"
+    assert _failure_of(path, sandbox, world).endswith(text)
 
 
 @pytest.mark.parametrize("world", ["sim", "prepared", "rpyc"])

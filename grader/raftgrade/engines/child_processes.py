@@ -141,7 +141,7 @@ class Children:
             process: subprocess.Popen[bytes] | ForkedProcess | None = None
             if self._fork_server is not None and self._fork_server.environment == environment:
                 process = self._fork_server.start(command, stdout, stderr, records_fd)
-                if process is None and self.stopped:  # meanwhile
+                if process is None and self.stopped:  # `stop` was called while the fork server worked
                     return None
             if process is None:
                 process = subprocess.Popen(

@@ -205,7 +205,6 @@ def _take(fds: Sequence[int], records_fd: int) -> None:
     for copy, number in zip(copies, numbers, strict=True):
         os.dup2(copy, number)
     operating_system.close_all_but(numbers)
-    signal.set_wakeup_fd(-1)
 
 
 if __name__ == "__main__":

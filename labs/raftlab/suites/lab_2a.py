@@ -687,7 +687,7 @@ def test_get_state_at_once(cluster: StartCluster) -> None:
     heartbeat = send_append(c, 1, term)
     c.reply_to(heartbeat)
     for number in range(30):
-        #  S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and everybody votes for it.
+        # S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and everybody votes for it.
         c.pause(0)
         c.sleep(2.0)
         late = number % 3 == 2

@@ -476,7 +476,7 @@ def test_start_while_elected(cluster: StartCluster) -> None:
             # When this Raft is alone, it starts an election as soon as it has started. It leads now, or will lead later. So
             # this test cannot choose the moment of the election.
             return
-        #  S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and leads at once.
+        # S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and leads at once.
         c.pause(0)
         c.sleep(2.0)
         calls = [c.ask_start(0, f"{attempt}: command {number}") for number in range(40)]

@@ -8,9 +8,9 @@ import functools
 import os
 import threading
 
+from raftlab.sandbox import system_calls
+
 _PR_SET_DUMPABLE = 4
-# The number of the system call clone, by machine.
-_CLONE = {"x86_64": 56, "aarch64": 220}
 # What fork() passes to clone: CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID, SIGCHLD.
 FORK = 0x01200011
 # The thread id is searched for in this many bytes of a thread's descriptor. In glibc, it is 720 bytes from the start.
@@ -49,9 +49,10 @@ def fork(flags: int) -> int | None:
     Raises:
         OSError: The operating system does not allow it.
     """
-    clone, tid = _CLONE.get(os.uname().machine), _address_of_tid()
-    if clone is None or tid is None:
+    column, tid = system_calls.COLUMNS.get(os.uname().machine), _address_of_tid()
+    if column is None or tid is None:
         return None
+    clone = system_calls.BY_ARGUMENT["clone"][column]
     # Functions called through PyDLL keep the interpreter's lock; those called through CDLL release it.
     system_call, python = ctypes.PyDLL(None, use_errno=True).syscall, ctypes.pythonapi
     system_call.restype = ctypes.c_long

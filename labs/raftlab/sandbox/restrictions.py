@@ -54,8 +54,8 @@ _OWN_PID = 0x5AF7C0DE
 _PRCTL = (3, 16, 21, 30, 39)  # these only return something: PR_GET_DUMPABLE, _NAME, _SECCOMP, _TIMERSLACK, ...
 _PRCTL_RESTRICT = (1, 4, 22, 38)  # PR_SET_PDEATHSIG, _DUMPABLE, _SECCOMP, _NO_NEW_PRIVS
 
-# For each machine: its column in the tables of system calls, and its AUDIT_ARCH value.
-_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+# The AUDIT_ARCH value of each machine.
+_MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # Instruction codes of classic BPF, return values of a filter, and the offsets of its input (struct seccomp_data).
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
@@ -257,11 +257,12 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
         forks: Also allow what a process needs to fork children that restrict themselves further.
         namespaces: Also allow such a process to make namespaces for its children.
     """
-    column, machine = _MACHINES.get(platform.machine(), (-1, 0))
-    if column < 0:
+    machine = platform.machine()
+    if machine not in _MACHINES:
         return b""
+    column = system_calls.COLUMNS[machine]
     extra = _for_forking(column, namespaces) if forks else []
-    return b"".join(_program(column, machine, _OWN_PID, read_only, extra))
+    return b"".join(_program(column, _MACHINES[machine], _OWN_PID, read_only, extra))
 
 
 def _for_forking(column: int, namespaces: bool) -> list[bytes]:

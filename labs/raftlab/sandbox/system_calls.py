@@ -7,6 +7,9 @@ from __future__ import annotations
 
 Numbers = tuple[int, int]
 
+# For each machine, the place of its number in the tables below.
+COLUMNS = {"x86_64": 0, "aarch64": 1}
+
 # Calls with a higher number did not exist when this list was made. The C library expects ENOSYS for a call that the
 # kernel lacks.
 LATEST = 450

@@ -359,8 +359,8 @@ def _failure_of(path: Path, sandbox: Sandbox, world: str) -> str:
     with WarmHost(path, sandbox) as host:
         new_world = world_in(host, world)
         cluster = Cluster(new_world, "2A", 0, 2)
-        cluster.start_all()
-        with pytest.raises(LabFailure) as caught:
+        with pytest.raises(LabFailure) as caught:  # on a busy machine, a server may exceed a limit while it starts
+            cluster.start_all()
             cluster.sleep(20)
         new_world.close()
     return caught.value.failure.text

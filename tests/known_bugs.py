@@ -57,7 +57,7 @@ def cases(lab: str) -> list[Any]:
             bug,
             catch,
             id=bug.name if len(bug.catches) == 1 else f"{bug.name}-{catch.test}",
-            marks=daily_sample.marks(number, daily_sample.ONE_BUG_IN),
+            marks=daily_sample.marks(number),
         )
         for number, (bug, catch) in enumerate(pairs)
     ]

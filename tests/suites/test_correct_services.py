@@ -3,7 +3,7 @@ the reference's Raft, and the reference's service on correct Rafts in different 
 labs after 2D switched off, because lab 3 needs none of them.
 
 To save time, each service and each Raft runs a sample of a suite: the services divide one half of the tests among
-themselves, and the Rafts the other half. The daily tests run a third of each share, and CI runs the rest. With
+themselves, and the Rafts the other half. The daily tests run a sixth of each share, and CI runs the rest. With
 ``--whole-suites``, each runs every test.
 
 To try every service with many seeds: ``raftlab test 3A --impl tests/correct_services/NAME --raft solutions --seeds 100``.

@@ -11,10 +11,7 @@ from tests.known_bugs import ROWS_SNAPSHOT, bugs_of_rows, rows_of
 pytestmark = pytest.mark.slow
 
 # The daily tests try a sample of the bugs, as they do for the bugs' own tests (``known_bugs.cases``).
-BUGS = [
-    pytest.param(bug, marks=daily_sample.marks(number, daily_sample.ONE_BUG_IN))
-    for number, bug in enumerate(bugs_of_rows())
-]
+BUGS = [pytest.param(bug, marks=daily_sample.marks(number)) for number, bug in enumerate(bugs_of_rows())]
 
 
 @pytest.mark.parametrize("bug", BUGS)

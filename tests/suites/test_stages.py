@@ -3,7 +3,7 @@ fails the next suite. The skeleton fails every test.
 
 To save time, each stage runs only a part of its own suite and of the earlier ones. All stages together run every second
 test, each of them once. A stage also runs every fourth test of the next suite, and the skeleton runs every third test. The
-daily tests run a third of this, and CI runs the rest. With ``--whole-suites``, all tests run.
+daily tests run a sixth of this, and CI runs the rest. With ``--whole-suites``, all tests run.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from raftgrade.proof.bug_bank import BadBank
 from raftgrade.proof.kill_rates import Kill, Pass, Settings
 from raftgrade.proof.mutants import OPERATORS, Mutant, Notes
 from raftlab import labs
+from tests import daily_sample
 from tests.conftest import ROOT, SOLUTION
 
 REFERENCE = SOLUTION.read_text(encoding="utf-8")
@@ -374,6 +375,7 @@ def prove(folder: Path, *more: str) -> int:
 SLICE = ["--only", ".remove", "--sample", "5", "--seed", "42", "--seeds", "3"]
 
 
+@daily_sample.NOT_DAILY  # takes nine seconds
 def test_a_few_random_mutants_are_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The suites kill a few mutants, which are drawn at random. ``raftgrade proof --mutants`` runs all mutants."""
     page = tmp_path / "page.md"

@@ -354,14 +354,19 @@ def test_memory_is_limited_for_all_servers_together(
     )
 
 
+def _start_and_sleep(cluster: Cluster) -> None:
+    """Either of the two steps may fail: on a busy machine, a server may exceed a limit while it starts."""
+    cluster.start_all()
+    cluster.sleep(20)
+
+
 def _failure_of(path: Path, sandbox: Sandbox, world: str) -> str:
     """The text of the failure of two servers that run for up to 20 s."""
     with WarmHost(path, sandbox) as host:
         new_world = world_in(host, world)
         cluster = Cluster(new_world, "2A", 0, 2)
-        with pytest.raises(LabFailure) as caught:  # on a busy machine, a server may exceed a limit while it starts
-            cluster.start_all()
-            cluster.sleep(20)
+        with pytest.raises(LabFailure) as caught:
+            _start_and_sleep(cluster)
         new_world.close()
     return caught.value.failure.text
 

@@ -1,4 +1,4 @@
-"""The sample of a large bank that ``pytest`` tries by default. CI tries the rest in commands of their own (``.ci/run``).
+"""The sample of a large bank that ``pytest`` tries by default. CI tries the rest in separate commands (``.ci/run``).
 
 Tests of what is not in the sample have the mark ``whole_bank``. ``tests/conftest.py`` leaves these tests out unless the
 command line asks for them.
@@ -13,7 +13,7 @@ import pytest
 
 Item = TypeVar("Item")
 
-# The sample has one in this many entries.
+# One in this many entries of a bank is in the sample.
 ONE_IN = 3
 # The same for the known bugs. There are many of them, and CI tries each.
 ONE_BUG_IN = 6

@@ -385,7 +385,7 @@ WHO_STANDS = Rule(
 )
 ELECTION_ON_REQUEST = Rule(
     "an election on request",
-    "only requests of an election on TimeoutNow have leadership_transfer set; voters then vote although they hear a leader",
+    "only an election on TimeoutNow sets leadership_transfer in its requests; voters then vote although they hear a leader",
     "dissertation, 3.10, 4.2.3",
     f"{_DETAILS_2G}#an-election-on-request",
 )

@@ -101,7 +101,7 @@ def test_runs_that_a_sequential_test_does_not_need_are_not_counted() -> None:
         (32, 32)
     ] * 2
     assert as_if_never_before(*SURE, "--labs", "2A")
-    # The runs that it did not need are not lost, either.
+    # The runs that the sequential test did not need are not lost, either.
     assert again("--runs", "70", "--labs", "2A") == []
     assert sim(results()["first"])["failures"] == 1
 

@@ -188,7 +188,9 @@ def test_names_do_not_change_with_code_elsewhere() -> None:
 
 def test_mutants_of_the_reference_are_valid_and_differ() -> None:
     assert len({mutant.name for mutant in all_mutants()}) == len(all_mutants()) > 1000
-    assert {mutant.operator for mutant in all_mutants()} == set(OPERATORS), "each operator fits somewhere"
+    assert {mutant.operator for mutant in all_mutants()} == set(OPERATORS), (
+        "each operator must make at least one mutant"
+    )
     assert {mutant.lab for mutant in all_mutants()} == {
         lab.name for lab in labs.LABS.values() if not lab.has("service")
     }
@@ -214,7 +216,7 @@ def write_notes(folder: Path, text: str) -> Path:
 
 def test_the_notes_fit_the_reference() -> None:
     notes = mutants.read_notes(ROOT / "tests", all_mutants())
-    assert notes.equivalent, "tests/mutants/notes.toml lists some"
+    assert notes.equivalent, "tests/mutants/notes.toml must list some equivalent mutants"
     assert not notes.equivalent.keys() & notes.missed.keys()
 
 

@@ -360,8 +360,8 @@ def _escape(promise: escapes.Promise) -> Entry:
 
 
 # For each promise of handouts/confinement.md, there is one submission that makes every attempt to break it. Each of
-# these is a kind of its own, so that the daily tests grade them all (:func:`sample`). Some attempts are also made alone, each
-# by a submission of its own.
+# these is a kind of its own, so that the daily tests grade them all (:func:`sample`). Some attempts are also made alone,
+# each by a submission of its own.
 ESCAPES: Kinds = {
     **{promise.name: [_escape(promise)] for promise in escapes.PROMISES},
     "attempts that are made alone": [_escape(promise) for promise in escapes.ALONE],

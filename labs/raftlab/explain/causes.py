@@ -12,10 +12,10 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 
 RULES: dict[Rule, str] = {
-    rules.ELECTION_SAFETY: "Candidates, 2: votes from a majority of the servers, all for this term, make a candidate the leader",
+    rules.ELECTION_SAFETY: "Candidates, 2: votes from a majority of servers, all for this term, make a candidate leader",
     rules.ONE_VOTE: "RequestVote, receiver, 2: grant if voted_for is nobody or this candidate",
     rules.VOTE_ONLY_IF: (
-        "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine"
+        "RequestVote, receiver, 1 and 2: grant only if the term is not older and the log at least as up-to-date as mine"
     ),
     rules.MAJORITY: "Candidates, 2: a candidate leads once a majority of all servers has voted for it",
     rules.LIVENESS: (
@@ -78,7 +78,9 @@ RULES: dict[Rule, str] = {
         "§6: use the latest configuration in the log; §7: a snapshot has the configuration at its last entry"
     ),
     rules.MEMBERS_TOLD: "All Servers, 1: apply every committed entry, including those of kind configuration",
-    rules.REMOVED_LEADER: "§6: a leader outside C_new steps down once C_new is committed; until then it does not count itself",
+    rules.REMOVED_LEADER: (
+        "§6: a leader outside C_new steps down once C_new is committed; until then it does not count itself"
+    ),
     rules.REMOVED_SERVER: "§6: servers disregard RequestVote while they believe that there is a leader",
     rules.PRE_VOTE_CHANGES_NOTHING: "dissertation, 9.6: would you vote for me, if I asked in the next term?",
     rules.WHO_GETS_A_PRE_VOTE: (
@@ -142,11 +144,11 @@ RULES: dict[Rule, str] = {
 """For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what that says."""
 
 FAULTS: dict[str, str] = {
-    "exception": "An exception that nothing caught ended this thread. The traceback below ends at the line in your code.",
+    "exception": "An uncaught exception ended this thread. The traceback below ends at the line in your code.",
     "init-exception": "Raft(...) must return: let it set fields and start threads, and do everything else in those threads.",
     "init-hangs": "Raft(...) must return at once: start your loops in threads of their own.",
     "busy-loop": "A thread that never waits stops the clock for all servers. Wait on a Condition or sleep in the loop.",
-    "host-hangs": "Something that the lab cannot interrupt blocks or computes for too long (input(), a huge sum, a C call).",
+    "host-hangs": "A call blocks or computes for too long, and the lab cannot interrupt it (input(), a huge sum, a C call).",
     "host-died": "The process that runs your code ended. Nothing in a Raft needs os._exit, signals or kill.",
     "deadlock": "Take locks in one fixed order, and hold none during a call, a sleep or a put.",
     "no-answer": "Every handler must return a reply, and start() and get_state() must return at once.",

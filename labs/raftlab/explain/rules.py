@@ -379,7 +379,7 @@ NO_COMMANDS_MEANWHILE = Rule(
 )
 WHO_STANDS = Rule(
     "who obeys TimeoutNow",
-    "on TimeoutNow of its own or a newer term, a server with a vote starts an election at once; any other changes nothing",
+    "on TimeoutNow of its own or a newer term, a server with a vote starts an election at once; otherwise nothing changes",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#who-stands",
 )

@@ -32,8 +32,8 @@ from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 # One in this many entries of a bank is in the sample.
 ONE_IN = 3
-# The same for the known bugs. There are many of them, and CI tries each.
+# One in this many known bugs is in their sample. There are many bugs, and CI tries each.
 ONE_BUG_IN = 6
 NOT_DAILY = pytest.mark.whole_bank
 

@@ -75,7 +75,7 @@ def pointers() -> list[tuple[str, str]]:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "handouts/" not in text:
-            continue  # pytest collects these tests in each of its processes, and to parse all files takes a second
+            continue  # pytest collects these tests in each of its processes, and parsing all files takes a second
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= {(path.name, match.group()) for match in _POINTER.finditer(node.value)}

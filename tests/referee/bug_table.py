@@ -4,9 +4,9 @@ of runs until the referee noticed it, and the test that catches the bug without 
     python -m tests.referee.bug_table > tests/referee/bug-table.md    # about twenty minutes
     python -m tests.referee.bug_table 2A                              # one lab
 
-For each bug in the bank (``tests/bugs``) it runs the bug's own test, then the other tests of its lab, then random scenarios
-(``raftlab fuzz``), until the referee ends a run. A failed expectation of a test does not count. Bugs that break only
-liveness or the lab's contract are left out, because no rule of the referee is about them.
+For each bug in the bank (``tests/bugs``), the command runs the bug's own test, then the other tests of its lab, then random
+scenarios (``raftlab fuzz``), until the referee ends a run. A failed expectation of a test does not count. Bugs that break
+only liveness or the lab's contract are left out, because no rule of the referee is about them.
 
 "Without the referee" means the same suite with a referee that only checks that servers apply the same commands in order,
 like MIT 6.824's test harness.

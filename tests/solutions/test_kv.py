@@ -48,7 +48,7 @@ NOT_REQUESTS: list[Any] = [
 
 
 class FakeRaft:
-    """The Raft below one service. Unless a test changes these fields, it is the leader and commits each command at once.
+    """The Raft below one service. Unless a test changes these fields, this server leads and commits each command at once.
 
     Attributes:
         messages: what ``applied()`` returns next.

@@ -2,7 +2,7 @@
 server cover everything that was appended. Roles are objects. A new leader appends a no-op if its log has uncommitted
 entries.
 
-The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
+By binary search, the leader finds the last entry that two logs share. Refusals carry no hint. Every membership change
 goes through C_old,new, and C_new follows in the next batch. Once a majority has answered, the leader has a lease, which
 counts from the time when the answered messages were sent.
 """

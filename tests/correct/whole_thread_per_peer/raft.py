@@ -36,7 +36,7 @@ HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
 WINDOW = 8
-# After how many seconds without an answer a replicator starts over from the last acknowledged entry.
+# A replicator starts over from the last acknowledged entry after this many seconds without an answer.
 PATIENCE = 0.25
 CHUNK = 4096
 # A learner has caught up when it lacks at most CLOSE entries. This must happen within CATCH_UP_WITHIN seconds.

@@ -62,7 +62,7 @@ class Raft:
 '''
 
 
-@cache  # and not a constant: pytest imports this module in each of its processes, and to make all mutants takes a second
+@cache  # and not a constant: pytest imports this module in each of its processes, and making all mutants takes a second
 def all_mutants() -> list[Mutant]:
     """All mutants of the reference."""
     return mutants.make(REFERENCE)

@@ -1,4 +1,4 @@
-"""The sample of a large bank that ``pytest`` tries by default. CI tries the rest in commands of their own (``.ci/run``).
+"""The sample of a large bank that ``pytest`` tries by default. CI tries the rest in separate commands (``.ci/run``).
 
 Tests of what is not in the sample have the mark ``whole_bank``. ``tests/conftest.py`` leaves these tests out unless the
 command line asks for them.
@@ -13,8 +13,8 @@ import pytest
 
 Item = TypeVar("Item")
 
-# The sample has one in this many entries. With more of them, the tests take more than five minutes on two cores. CI tries
-# each entry.
+# One in this many entries of a bank is in the sample, because with more the tests would take over five minutes on two
+# cores. CI tries each entry.
 ONE_IN = 6
 NOT_DAILY = pytest.mark.whole_bank
 

@@ -90,8 +90,8 @@ def failures_of(
 def check(bug: Bug, catch: Catch, folder: Path) -> None:
     """Assert that the test catches the bug in the way that the bug's file names, with the message in the snapshot.
 
-    Only the seed in the snapshot is run. With lower seeds the test may pass, and to confirm this would take most of the
-    time."""
+    Only the seed in the snapshot is run. It is the first one that catches the bug, but nobody checks here that the test
+    passes with lower seeds: these runs would take most of the time."""
     blocks = (ROOT / SNAPSHOT).read_text(encoding="utf-8").split("\n\n")
     recorded = next((block for block in blocks if block.partition("\n")[0] == _title(bug, catch)), "(nothing)")
     seed = re.search(r"^  seed (\d+), ", recorded, re.M)

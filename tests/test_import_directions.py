@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-# The folders and top-level modules of each package, lowest level first. Those on the same level do not import each other;
-# only `cli` and `options` may.
+# The folders and top-level modules of each package, lowest level first. Those on the same level do not import each other,
+# except for `cli` and `options`.
 LAB_LEVELS = (
     (
         "__init__",
@@ -55,8 +55,8 @@ GRADER_LEVELS = (
 LAB_LEVEL = {unit: number for number, units in enumerate(LAB_LEVELS) for unit in units}
 GRADER_LEVEL = {unit: number for number, units in enumerate(GRADER_LEVELS) for unit in units}
 
-# The host runs student code, so the judge does not import it. Only these modules of the judge do, because they run the host
-# in the judge's own process: for `--pdb`, and for runs whose verdict matters only to the author of the code.
+# The host runs student code, so the judge does not import the host. These modules of the judge are the only exceptions:
+# they run the host in the judge's own process, for `--pdb` and for runs whose verdict matters only to the code's author.
 HOST_IN_JUDGE = ("runs/together_child.py", "worlds/sim_world.py", "tools/debug.py")
 
 

@@ -93,7 +93,7 @@ def test_a_fault_on_a_terminal() -> None:
         "S1: an exception nobody caught\n"
         "  at raft.py:7\n"
         "  read: handouts/debugging.md#named-faults (exception)\n"
-        "  hint: An exception that nothing caught ended this thread. The traceback below ends at the line in your code.\n"
+        "  hint: An uncaught exception ended this thread. The traceback below ends at the line in your code.\n"
         "  details:\n"
         "    Traceback\n"
         "      ..."

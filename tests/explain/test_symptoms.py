@@ -247,7 +247,8 @@ def test_a_known_bug_shows_every_row() -> None:
 
 
 def test_each_further_failure_is_needed() -> None:
-    """Each of them shows a row that no other failure shows, or stands for a general row."""
+    """Each further failure in ``tests/bugs/rows.toml`` shows a row that no other failure shows, or a general row
+    refers to it."""
     shown = {known_bugs.name_of(row) for each in SAID.values() if (row := _row_of(*each))}
     needed = {title for title, _ in GENERAL.values()}
     for title, said in SAID_OF_ROWS.items():

@@ -83,8 +83,8 @@ def moodle_worksheet(text: str) -> dict[str, tuple[float, str]]:
 
 def moodle_feedback(path: Path) -> dict[str, str]:
     """The feedback files by login. Rules of ``is_valid_filename_for_import`` in mod/assign/feedback/file/importziplib.php:
-    the first part of the path that has at least four words between underscores names the student:
-    the second word is a participant's number, and the next two name a plugin. The rest of the path is the file."""
+    the first part of the path that has at least four words between underscores names the student.
+    Its second word is a participant's number, and the next two words name a plugin. The rest of the path is the file."""
     by_number = {moodle_number(person): person.login for person in PEOPLE}
     found = {}
     with zipfile.ZipFile(path) as archive:

@@ -95,8 +95,8 @@ def test_mistakes_in_a_roster_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_roster_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    """A roster that Excel saved as "Unicode text" is read, and so is one with invisible characters, copied from a web page,
-    in id, name and login."""
+    """A roster is read even if Excel saved it as "Unicode text", and even if its ids, names and logins have invisible
+    characters that were copied from a web page."""
     submission(tmp_path, "class/007")
     submission(tmp_path, "class/ALI")
     text = '\u202aID\tName \tLogin\r\n007\tAda\u00a0L\n\u200b1e5\t"Reza\u200cAli\nKh" \tali\u00a0\r\n'

@@ -179,7 +179,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "env" / "bin"
-        venv.create(folder / "env", with_pip=False)  # nothing here needs pip, and to install it takes seconds
+        venv.create(folder / "env", with_pip=False)  # nothing here needs pip, and installing it takes seconds
         purelib = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder / "env")}))
         # Files named *.pth in these folders do not count, so an editable raftlab is not found through them.
         (purelib / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
@@ -266,7 +266,7 @@ def test_students_work_from_a_kit(environment: Environment) -> None:
 
 @pytest.fixture(scope="module")
 def with_more(environment: Environment) -> Environment:
-    """The same environment, with a kit that has a start and the grader. To install one more kit takes seconds."""
+    """The same environment, with a kit that has a start and the grader. Installing one more kit takes seconds."""
     environment.install(kit.make(environment.folder / "more", ["2C"], with_grader=True))
     return environment
 

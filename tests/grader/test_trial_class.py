@@ -1,5 +1,5 @@
-"""Tests with a class of fifteen that has everything that went wrong in a trial with an instructor: each student must be in
-the right row of every format."""
+"""Tests with a class of fifteen students. It has every kind of submission and name that went wrong when an instructor tried
+raftgrade. Each student must be in the right row of every format."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def by_login(unknown: str) -> dict[str, str]:
 
 
 def only_in(report: Report, login: str) -> Report:
-    """A copy of the report with one student's submission, as the instructor has it."""
+    """A copy of the instructor's report that has only one student's submission."""
     chosen = [each for each in report.submissions if each.students[0].login == login]
     copy = msgspec.structs.replace(report, submissions=chosen)
     return msgspec.json.decode(msgspec.json.encode(copy), type=Report)
@@ -123,8 +123,8 @@ def test_a_student_who_is_called_points_possible(tmp_path: Path, trial: Report) 
 
 @pytest.mark.parametrize("other", ["Lamport, Larry", "Somebody, Else"])
 def test_canvas_numbers_that_are_other_students_ids(trial: Report, other: str) -> None:
-    """Without the column "SIS User ID", there are only Canvas' own numbers, and such a number of one student may be
-    another student's number in the course."""
+    """Without the column "SIS User ID", a row has only the number that Canvas has given the student. It may equal the
+    number that the course has given another student."""
     rows = [("Lovelace, Ada", "700", ""), (other, "S101", "88"), ("Hopper, Grace", "701", "")]
     template = trial_class.table(("Student", "ID", "Raft (1)"), rows)
     text, notes = gradebook.fill(trial, template, "canvas")

@@ -1,4 +1,4 @@
-"""Test data: a class of fifteen, with every kind of submission and of name that went wrong in a trial with an instructor.
+"""Test data: a class of fifteen, with every kind of submission and name that went wrong when an instructor tried raftgrade.
 
 No code is graded. A submission's ``raft.py`` says which of four tests it passes, so that every student has a different mark,
 and :func:`report_of` makes the records. The downloads and exports are written as each platform's source code writes them.

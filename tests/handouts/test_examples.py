@@ -19,7 +19,8 @@ _TIME = re.compile(r"\b\d+\.\d{3}\b")
 
 
 def marks(place: int, example: re.Match[str]) -> list[pytest.MarkDecorator]:
-    """The marks of the test of an example. A search with ``raftlab shrink`` makes more than a hundred runs."""
+    """The marks of the test of an example. An example of ``raftlab shrink`` is never in the daily sample, because the search
+    makes more than a hundred runs."""
     return [daily_sample.NOT_DAILY] if example["command"].startswith("raftlab shrink ") else daily_sample.marks(place)
 
 

@@ -75,7 +75,7 @@ def pointers() -> list[tuple[str, str]]:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "handouts/" not in text:
-            continue  # pytest collects these tests in each of its processes, and to parse all files takes a second
+            continue  # pytest collects these tests in each of its processes, and parsing all files takes a second
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= {(path.name, match.group()) for match in _POINTER.finditer(node.value)}
@@ -499,9 +499,9 @@ def says(template: str, shown: str) -> bool:
         if len(literal.replace("\0", "")) < 8:
             return False
         if not all(piece in shown for piece in literal.split("\0")):
-            continue  # the same result as that of the expression below, which takes far longer
-        # If the template goes on after a gap at the end of this part, the gap may stand for one word only. If it could stand
-        # for several words, almost any text would match.
+            continue  # the expression below would not match either, but takes far longer to find out
+        # If this part of the template ends with a filled-in value and the template goes on after it, this value may be only
+        # one word. If it could be several words, almost any text would match.
         gap = "" if len(literal) == end else ".{1,80}" if end == len(template) else r"\S{1,80}"
         if re.fullmatch(re.escape(literal).replace("\0", ".{1,80}?") + gap, shown):
             return True

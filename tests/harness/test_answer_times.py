@@ -15,8 +15,8 @@ from raftlab.harness.cluster import Cluster
 from raftlab.suites.helpers.clients import request
 from tests.conftest import SOLUTION, Write, sim_cluster
 
-# A service that answers a request after as many tenths of a second, by its own clock, as the request's serial says. It never
-# answers a request with serial 0.
+# A service that waits N tenths of a second, by its own clock, before it answers a request with serial N. It never answers a
+# request with serial 0.
 SLEEPING = """
     def client_request(self, args: ClientRequest) -> ClientReply:
         if not args.serial: threading.Event().wait()

@@ -116,7 +116,8 @@ def test_a_term_that_is_ignored(script: Script) -> None:
 
 
 def test_a_newer_term_that_is_heard_of_too_late_is_not_ignored(script: Script) -> None:
-    """The answer arrives after the next election has begun, and then another request of that election is sent."""
+    """An answer with a newer term arrives when the next election has already begun. After that, one more request of this
+    election is sent. This does not show that the newer term was ignored."""
     asked = script.vote(1.0, 0, 1, 3)
     script.vote(2.0, 0, 1, 4, granted=False)
     refusal = _pack({"term": 101, "vote_granted": False})

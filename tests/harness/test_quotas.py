@@ -1,4 +1,4 @@
-"""What a submission sends to the judge is limited, and what the judge cannot handle is the submission's failure."""
+"""What a submission sends to the judge is limited, and if the judge cannot handle it, the submission fails."""
 
 from __future__ import annotations
 

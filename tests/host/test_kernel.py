@@ -251,7 +251,8 @@ def test_any_number_of_threads_may_block_at_the_same_instant(
 
 
 def test_an_effect_of_no_server_is_no_flood(kernel: Kernel) -> None:
-    """The host itself may add the effect at which the kernel looks for a flood. Then no server is to blame yet."""
+    """The kernel looks for a flood at every ``MAX_EFFECTS``-th effect. If the host itself adds that effect, no server is to
+    blame yet."""
     host = SimHost(Program(source.find(SOLUTION)), 0)
     host.kernel.effects = []
     for _ in range(MAX_EFFECTS):

@@ -359,16 +359,17 @@ def _escape(promise: escapes.Promise) -> Entry:
     )
 
 
-# For each promise of handouts/confinement.md, there is one submission that makes every attempt to break it. The daily tests
-# grade all of these, so each is a kind of its own. Some attempts are also made alone, each by a submission of its own.
+# For each promise of handouts/confinement.md, there is one submission that makes every attempt to break it. Each of
+# these is a kind of its own, so that the daily tests grade them all (:func:`sample`). Some attempts are also made alone,
+# each by a submission of its own.
 ESCAPES: Kinds = {
     **{promise.name: [_escape(promise)] for promise in escapes.PROMISES},
     "attempts that are made alone": [_escape(promise) for promise in escapes.ALONE],
 }
 
 BANK = [*HONEST, *every(EARLY), *every(ESCAPES), *every(LATE)]
-# Not every run of the tests grades all submissions at each level and as each user (``whole_bank.py`` does). These are graded
-# at the level ``rlimits``, and those called SHORTEST at ``bwrap`` as another user.
+# Only ``whole_bank.py`` grades all submissions at each level and as each user. ``test_levels_and_users.py`` grades those in
+# MAKE_ALL_ATTEMPTS at the level ``rlimits``, and those in SHORTEST at ``bwrap`` as another user.
 MAKE_ALL_ATTEMPTS = [ESCAPES[promise.name][0] for promise in escapes.PROMISES]
 SHORTEST = ("acts-on-processes", "shares-with-another-server", "reads-files", "writes-files")
 

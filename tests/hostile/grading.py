@@ -43,7 +43,7 @@ BANKS: dict[str, list[Entry]] = {
     "early, rest": [*bank.HONEST[:1], *bank.rest(bank.EARLY), *bank.rest(bank.ESCAPES)],
     "late": [*bank.HONEST, *bank.sample(bank.LATE)],
     "late, rest": [*bank.HONEST, *bank.rest(bank.LATE)],
-    # The daily tests use the simulator only. So the rest is all submissions of this bank, on both networks.
+    # The daily tests grade a sample in the simulator only. The rest has the whole bank, to be graded on both networks.
     "judge, reviewed": [*judge_bank.HONEST, *bank.sample(judge_bank.REVIEWED)],
     "judge, reviewed, rest": [*judge_bank.HONEST, *bank.every(judge_bank.REVIEWED)],
     "judge, others": [
@@ -88,7 +88,7 @@ class Batch:
 
 @functools.cache
 def grade(name: str, level: Level = "bwrap", user: str = THIS_USER, network: str = "both") -> Batch:
-    """Grade a bank of ``BANKS``. The test is skipped if this machine cannot do that.
+    """Grade a bank of ``BANKS``. The test is skipped if this machine cannot grade at this level or as this user.
 
     Args:
         name: the bank.

@@ -1,8 +1,8 @@
 """Submissions that attack the judge through the effects that they send: messages, results, saves, lines, faults, times.
 
 The code runs when a server is asked for its vote. In this code, ``emit`` sends an effect without the host's own checks,
-``message`` sends a request with a given payload, ``answer_all`` sends answers to RPCs with many numbers, and ``p`` is
-the module of the protocol.
+``message`` sends a request with a given payload, ``answer_all`` answers the RPCs with numbers 1 to 49, whether or not
+they exist, and ``p`` is the module of the protocol.
 """
 
 from __future__ import annotations

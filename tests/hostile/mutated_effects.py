@@ -78,4 +78,4 @@ def test_the_judge_decides_about_every_run(lab: str, tmp_path: Path) -> None:
     finally:
         implementation.close()
     assert broken == []
-    assert failed  # otherwise the code would not have changed the effects
+    assert failed  # if no run had failed, the code would have changed no effect

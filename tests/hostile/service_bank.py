@@ -27,8 +27,8 @@ _ASK = f"""
 
     def _ask(self, op: str, key: str, value: str | None = None, expected: str | None = None) -> Any:
 {_EXECUTE}"""
-# The servers forget each session at once, so that every change may have been carried out, or not. Each read returns as many
-# of them as possible, in an unlikely order.
+# The servers forget each session at once, so that every change may have been carried out, or not. Each read returns
+# the effect of as many changes as possible, in an unlikely order.
 _NO_SESSION = f'        if request.op != "get":\n            return ClientReply("no_session")\n{_APPLY}'
 _UNKNOWN = f"""
         if op != "get":

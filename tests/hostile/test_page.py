@@ -1,4 +1,4 @@
-"""The page about the sandbox names for each promise the hostile submissions that test it, and no others."""
+"""For each promise, the page about the sandbox names the hostile submissions that test the promise, and no others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Submissions with a hostile service: each fails on at least one network, and disturbs no other. The daily tests grade
-them all."""
+"""Submissions with a hostile service: each fails on at least one network, and disturbs no other submission. The daily
+tests grade them all."""
 
 from __future__ import annotations
 

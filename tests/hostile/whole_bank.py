@@ -16,7 +16,7 @@ from tests.hostile.grading import BANKS, USERS, Level, check_verdict, check_what
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LEVELS: tuple[Level, ...] = ("bwrap", "rlimits")
-# These banks repeat submissions of another one.
+# The banks that are left out only repeat submissions of other banks.
 WHOLE = [name for name in BANKS if name not in ("short", "short, rest", "shortest", "judge, reviewed")]
 AT_EACH_LEVEL = pytest.mark.parametrize(("level", "user"), [(level, user) for level in LEVELS for user in USERS])
 

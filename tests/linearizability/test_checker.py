@@ -46,9 +46,9 @@ def agrees_with_brute_force(seed: int) -> bool:
 def explains(
     history: list[Operation], key: Hashable, order: tuple[Operation, ...], unplaced: tuple[Operation, ...]
 ) -> None:
-    """Checks the reason that is given for a refusal. The order must be possible, and must have every operation that
-    returned before the operation in `unplaced` returned. The operations that were called before the unplaced one
-    returned must not be linearizable, because otherwise the unplaced one would have a place."""
+    """Checks the reason that is given for a refusal. `order` must be possible, and must have every operation that
+    returned before the operation in `unplaced` did. Consider all operations that were called before the operation in
+    `unplaced` returned: they must not be linearizable. Otherwise there would be a place for that operation."""
     assert len(unplaced) == 1
     assert unplaced[0].op in ("get", "swap")
     end = unplaced[0].return_
@@ -153,7 +153,7 @@ def test_an_invalid_operation_is_an_error(wrong: Operation) -> None:
 
 
 class Counter(Model):
-    """A model that a user might write: `add` returns the sum so far, or None if the client ignored it."""
+    """A model that a user might write: `add` returns the sum so far, or None if the client ignored the sum."""
 
     initial = 0
 
@@ -177,8 +177,8 @@ def test_a_model_that_a_user_wrote() -> None:
 
 
 def test_the_checker_gives_up_when_its_time_is_over() -> None:
-    # Every subset of the twenty additions has a different sum, and none has the sum 1 that the last operation returned after
-    # all of them. So the checker has to try all subsets.
+    # Every subset of the twenty additions has a different sum. After all of them, the last operation returned 1, although
+    # their sum is larger. So the checker has to try all subsets.
     history = [Operation(power, 0, 1, "add", "n", (2**power,)) for power in range(20)]
     history.append(Operation(20, 2, 3, "add", "n", (0,), 1))
     result = check(history, Counter(), seconds=0)

@@ -4,9 +4,9 @@ of runs until the referee noticed it, and the test that catches the bug without 
     python -m tests.referee.bug_table > tests/referee/bug-table.md    # about twenty minutes
     python -m tests.referee.bug_table 2A                              # one lab
 
-For each bug in the bank (``tests/bugs``) it runs the bug's own test, then the other tests of its lab, then random scenarios
-(``raftlab fuzz``), until the referee ends a run. A failed expectation of a test does not count. Bugs that break only
-liveness or the lab's contract are left out, because no rule of the referee is about them.
+For each bug in the bank (``tests/bugs``), the command runs the bug's own test, then the other tests of its lab, then random
+scenarios (``raftlab fuzz``), until the referee ends a run. A failed expectation of a test does not count. Bugs that break
+only liveness or the lab's contract are left out, because no rule of the referee is about them.
 
 "Without the referee" means the same suite with a referee that only checks that servers apply the same commands in order,
 like MIT 6.824's test harness.
@@ -39,7 +39,7 @@ FUZZ_SEEDS = 120  # number of random scenarios
 LABS = [lab.name for lab in labs.LABS.values() if not lab.has("membership") and not lab.has("service")]
 
 
-# What bugs break that are not in the table.
+# A bug that breaks one of these is not in the table.
 NOT_ABOUT_SAFETY = ("Liveness", "The lab's contract")
 
 # Bugs for which a consequence of the mistake, not the mistake itself, breaks the rule in the table. For example, a server
@@ -82,7 +82,7 @@ class Row:
         bug: its name.
         rule: the rule that the referee named; empty if it ended no run.
         by: the test or scenario of the run that the referee ended.
-        runs: number of runs until then, or of all runs if the referee ended none.
+        runs: the number of runs up to the one that the referee ended; if it ended none, the number of all runs.
         plain: the first test that fails without the referee, or ``"no"``.
     """
 
@@ -157,7 +157,7 @@ def main() -> None:
     print(
         f"\nThe referee catches {len(stopped)} of {len(rows)} bugs, {len(stopped) - len(later)} of them by the rule that the"
     )
-    print(f"mistake itself breaks. Without the referee, {len(alone)} of those it catches pass the suite.")
+    print(f"mistake itself breaks. Without the referee, {len(alone)} of the bugs that it catches would pass the suite.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def command(term: int, text: str) -> dict[str, Any]:
 
 
 class History:
-    """Events of six servers, of which S0 leads term 1 and ``members`` vote at first. Each method returns the history."""
+    """Events of six servers. S0 leads term 1, and at first only ``members`` have a vote. Each method returns the history."""
 
     def __init__(self, lab: str = "2E", members: list[int] = C3) -> None:
         self.referee = Referee(lab, 6, False, members)
@@ -71,7 +71,8 @@ def test_a_second_change_before_the_first_is_committed() -> None:
 
 
 def test_a_new_leader_may_repeat_the_latest_configuration() -> None:
-    """Apache Ratis does this instead of a no-op. In the middle of a term, it would be a second change."""
+    """Apache Ratis does this instead of a no-op. In the middle of a term, the repeated configuration would count as
+    a second change."""
     for change in (conf(1, C4), conf(1, [3, 4, 5], C3)):
         history = begun().send(3, 1, change)
         history.send(4, 0, command(1, "1"), change, {**change, "term": 2}, term=2)

@@ -14,7 +14,7 @@ from tests.conftest import let_anyone_lead
 
 
 class History:
-    """Events of three servers, of which S0 leads term 1. Each method returns the history."""
+    """Events of three servers. S0 leads term 1. Each method returns the history."""
 
     def __init__(self, lab: str = "2G", pre_vote: bool = True) -> None:
         self.referee = Referee(lab, 3)
@@ -87,7 +87,8 @@ def test_a_request_to_stand_holds_for_one_term_and_one_incarnation() -> None:
 
 
 def test_earlier_labs_do_not_look_at_the_flag() -> None:
-    """A Raft may implement lab 2G before it is tested in lab 2E. A leader that is removed may then hand over on its own."""
+    """A Raft may implement lab 2G before it is tested in lab 2E. A leader that is removed may then hand over without
+    being asked."""
     History("2E").send(1, 0, 2).stand(1, 2)
 
 

@@ -158,7 +158,8 @@ def test_random_scenarios(lab: str, reference: Implementation) -> None:
         reads |= {command.read for command in made.commands if isinstance(command, Op) and command.read}
         reads |= {command.mix for command in made.commands if isinstance(command, Load) and "reads" in command.mix}
     has = labs.find(lab).has
-    service = has("service")  # then clerks propose the commands, and the service decides when to take a snapshot
+    # Above a service, clerks propose the commands, and the service decides when to take a snapshot.
+    service = has("service")
     assert ("crash" in kinds) == has("durable")
     assert ("propose" in kinds) == (has("log") and not service)
     assert ("snapshots" in kinds) == (has("snapshots") and not service)

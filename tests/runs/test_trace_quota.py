@@ -1,4 +1,4 @@
-"""If not all traces fit, the same ones are kept in any order of the runs, and after any number of restarts."""
+"""If not all traces fit, the same traces are kept whatever the order of the runs, and however often a grading restarts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def name(place: Place) -> str:
 
 def write(folder: Path, place: Place, size: int) -> str:
     folder.mkdir(exist_ok=True)
-    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # only the failure counts, and this header has none
+    header = b"somewhere" * (1 + hash(place) % 3) + b"\n"  # of a header, only the failure counts towards the quota
     (folder / name(place)).write_bytes(header + bytes(size))
     return name(place)
 

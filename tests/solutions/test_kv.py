@@ -48,7 +48,7 @@ NOT_REQUESTS: list[Any] = [
 
 
 class FakeRaft:
-    """The Raft below one service. Unless a test changes these fields, it is the leader and commits each command at once.
+    """The Raft below one service. Unless a test changes these fields, this server leads and commits each command at once.
 
     Attributes:
         messages: what ``applied()`` returns next.
@@ -379,7 +379,7 @@ def test_no_ok_for_an_entry_that_is_lost(services: Services, how: str) -> None:
         elif how == "another entry":
             server.raft.term, server.raft.leads = 2, False
             for value in ("2", "3"):
-                # These requests come from another clerk, so they have another session than the lost ones.
+                # These requests come from another clerk, so their session differs from that of the lost requests.
                 server.raft.commit(asdict(services.kv.ClientRequest(session + 100, 1, "put", "x", value)))
         else:
             server.raft.messages.put(ApplyMsg(9, 2, kind="snapshot", snapshot=snapshot))

@@ -1,5 +1,5 @@
 """Tests that no level of the sandbox makes a correct submission fail. They grade the reference and every correct Raft and
-service, with all labs that each has, in the simulator and on the real network, as root and as an ordinary user.
+service, each in all labs that it implements, in the simulator and on the real network, as root and as an ordinary user.
 
 This takes hours, so ``pytest`` runs it only if the file is named: ``pytest tests/suites/correct_in_the_sandbox.py``. With
 ``-k 'rlimits and ordinary and whole_tick'`` it takes a few minutes.

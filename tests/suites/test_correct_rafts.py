@@ -40,7 +40,7 @@ HANDS_OVER = [
 
 def upto(styles: Sequence[str], *last: str) -> list[tuple[str, str]]:
     """The Rafts of a group, as pairs of a style and the last lab that it has. The styles are divided into as many equal
-    parts as there are labs in ``last``, and each part stops after one of these labs."""
+    parts as there are labs in ``last``, and the Rafts of each part have one of these labs as their last."""
     return [(style, last[number * len(last) // len(styles)]) for number, style in enumerate(styles)]
 
 

@@ -1,4 +1,4 @@
-"""Tests that the suites catch races that only Rafts in other styles than the reference's can have."""
+"""Tests that the suites catch races that cannot occur in the reference, only in Rafts of other styles."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def submission(tmp_path: Path, more: str) -> Path:
 
 
 def test_a_service_that_starts_no_entry_fails(tmp_path: Path) -> None:
-    # Without this failure, a service that never starts an entry could pass tests that ask only one server.
+    # If this did not fail, a service that never starts an entry could pass tests that ask only one server.
     with sim_cluster(submission(tmp_path, SERVICE), 3, lab="3A", scripted=(1, 2), scripted_clerks=1) as c:
         c.start_all()
         with pytest.raises(

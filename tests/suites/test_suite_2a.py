@@ -19,7 +19,7 @@ def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
     check(bug, catch, tmp_path)
 
 
-# Heartbeats are handled in two stages, of which each takes a few milliseconds.
+# A heartbeat is handled in two stages, each of which takes a few milliseconds.
 SLOW_HANDLER = """\
     def append_entries(self, args: AppendEntriesArgs) -> AppendEntriesReply:
         time.sleep(0.004)

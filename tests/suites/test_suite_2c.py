@@ -19,7 +19,7 @@ def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
     check(bug, catch, tmp_path)
 
 
-# A server that is alone starts an election as soon as it has started, and is elected a moment later.
+# The only server of a cluster begins an election as soon as the server has started, and is elected a moment later.
 ELECTION_AT_START = (
     (
         """\

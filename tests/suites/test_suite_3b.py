@@ -22,7 +22,7 @@ def test_the_bug_is_caught(bug: Bug, catch: Catch, tmp_path: Path) -> None:
 
 def test_part_1_is_enough_for_part_1(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Without leases at followers, the reference fails the tests of part 2 only, and each failure says what is missing.
-    All tests of part 2 run, and every third of part 1 (all with ``--whole-suites``)."""
+    All tests of part 2 run, and every third test of part 1 (all with ``--whole-suites``)."""
     later = [info for info in catalogue.tests("3B") if info.name.startswith("part2_")]
     earlier = [info for info in catalogue.tests("3B") if info not in later]
     tests = [*earlier[:: 1 if pytestconfig.getoption("--whole-suites") else 3], *later]

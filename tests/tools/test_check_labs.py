@@ -28,8 +28,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def perform_none(monkeypatch: pytest.MonkeyPatch, outcomes: dict[tuple[str, str, int], Outcome]) -> None:
-    """Let `raftlab check` perform no runs. Each run passes, except those in ``outcomes``, whose keys are (test,
-    network, seed)."""
+    """Let `raftlab check` perform no real runs. Every run is reported as passed, except those in ``outcomes``, whose keys
+    are (test, network, seed)."""
 
     def perform(runs: Sequence[PlannedRun], *arguments: Any) -> Generator[Record, None, None]:
         for run in runs:

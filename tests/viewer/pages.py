@@ -40,8 +40,8 @@ class RunTrace:
 def run_of(folder: Path, impl_path: Path, test: str, seed: int = 0) -> RunTrace:
     info = catalogue.find_test(test)
     impl = Implementation(impl_path)
-    # Preemption is switched off. It could suspend a handler between a change of its state and its reply, and the reply is
-    # the first event from which the viewer can know the change.
+    # Preemption is switched off. It could suspend a handler after the handler has changed the server's state and before it
+    # replies. The viewer knows of the change only from the reply.
     run = Run(impl, info, "sim", seed, "none")
     error = None
     try:

@@ -102,8 +102,8 @@ After = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def after(browser: Any, calm: RunTrace, folder: Path) -> Iterator[After]:
-    """A function that returns the servers' states after the events of a made-up run. The model of one page, which these
-    tests share, derives them."""
+    """A function that returns the servers' states after the events of a made-up run. These tests share one
+    page, whose model derives the states."""
     out = folder / "reckons.html"
     viewer_page.write(calm.path, out)
     page = browser.new_page()

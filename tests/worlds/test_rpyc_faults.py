@@ -225,7 +225,7 @@ def test_what_the_threads_of_a_silent_server_wait_for_is_described(event_loop: T
     event_loop.boot(0, 1)
     event_loop.begin_call(0, "start", ["ask", 1, "wait"])
     event_loop.call(1, "ask", 0, "both have begun")
-    # The request may take a while to arrive, and the handler to begin its wait.
+    # It may take a while until the request has arrived and the handler has begun to wait.
     deadline = time.monotonic() + 30
     while "to be notified" not in (text := event_loop.world.threads(1)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -12,10 +12,10 @@ from raftlab.explain import rules
 from raftlab.explain.failure import Rule
 
 RULES: dict[Rule, str] = {
-    rules.ELECTION_SAFETY: "Candidates, 2: a majority of the votes of this term makes a leader",
+    rules.ELECTION_SAFETY: "Candidates, 2: votes from a majority of servers, all for this term, make a candidate leader",
     rules.ONE_VOTE: "RequestVote, receiver, 2: grant if voted_for is nobody or this candidate",
     rules.VOTE_ONLY_IF: (
-        "RequestVote, receiver, 1 and 2: not for an older term, and only for a log at least as up-to-date as mine"
+        "RequestVote, receiver, 1 and 2: grant only if the term is not older and the log at least as up-to-date as mine"
     ),
     rules.MAJORITY: "Candidates, 2: a candidate leads once a majority of all servers has voted for it",
     rules.LIVENESS: (
@@ -36,12 +36,12 @@ RULES: dict[Rule, str] = {
     rules.STATE_MACHINE_SAFETY: "Figure 3, State Machine Safety; all of Figure 2 ensures it",
     rules.APPLY_IN_ORDER: "All Servers, 1: while commit_index > last_applied, apply the next one",
     rules.AGREEMENT: "Leaders, 2 to 4: append, send, retry until stored, commit what a majority has",
-    rules.COMMIT_MAJORITY: "Leaders, 4: an N that a majority of match_index has reached",
-    rules.COMMIT_OWN_TERM: "Leaders, 4: ... and log[N].term == current_term",
+    rules.COMMIT_MAJORITY: "Leaders, 4: commit index N if a majority of match_index has reached N",
+    rules.COMMIT_OWN_TERM: "Leaders, 4: commit index N only if log[N].term == current_term",
     rules.COMMIT_PROVED: "AppendEntries, receiver, 5: commit_index = min(leader_commit, index of the last new entry)",
     rules.CONSISTENCY: "AppendEntries, receiver, 2: refuse if there is no entry at prev_log_index with prev_log_term",
     rules.LOG_MATCHING: (
-        "AppendEntries, receiver, 3 and 4: a conflict removes that entry and all after it; append what is missing"
+        "AppendEntries, receiver, 3 and 4: remove a conflicting entry and all after it; append what is missing"
     ),
     rules.SAME_ENTRY: "AppendEntries, receiver, 2 to 4",
     rules.LEADER_APPEND_ONLY: "Figure 3, Leader Append-Only; Leaders, 2: append to the local log",
@@ -66,7 +66,7 @@ RULES: dict[Rule, str] = {
     rules.LOG_IS_CUT: "§7: the log up to the snapshot's last entry is discarded",
     rules.CATCH_UP: "Rules for leaders, §7: send the snapshot to a follower that needs discarded entries",
     rules.MEMBERS_COUNT: "§6: a server uses the latest configuration in its log, committed or not",
-    rules.ONE_CHANGE: "dissertation, 4.1: no new change before the entry of the last one is committed",
+    rules.ONE_CHANGE: "dissertation, 4.1: no new change before the entry of the previous change is committed",
     rules.OWN_TERM_FIRST: "the correction to dissertation, 4.1: first an entry of the leader's own term",
     rules.JOINT_CONSENSUS: "Figure 11: C_old,new first, then C_new",
     rules.BOTH_MAJORITIES: "§6: agreement needs separate majorities of the old and of the new configuration",
@@ -75,10 +75,12 @@ RULES: dict[Rule, str] = {
         "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
     rules.CONFIGURATION_STAYS: (
-        "§6: use the latest configuration in the log; §7: a snapshot carries the one as of its last entry"
+        "§6: use the latest configuration in the log; §7: a snapshot has the configuration at its last entry"
     ),
     rules.MEMBERS_TOLD: "All Servers, 1: apply every committed entry, including those of kind configuration",
-    rules.REMOVED_LEADER: "§6: it steps down once C_new is committed; until then it does not count itself",
+    rules.REMOVED_LEADER: (
+        "§6: a leader outside C_new steps down once C_new is committed; until then it does not count itself"
+    ),
     rules.REMOVED_SERVER: "§6: servers disregard RequestVote while they believe that there is a leader",
     rules.PRE_VOTE_CHANGES_NOTHING: "dissertation, 9.6: would you vote for me, if I asked in the next term?",
     rules.WHO_GETS_A_PRE_VOTE: (
@@ -88,7 +90,7 @@ RULES: dict[Rule, str] = {
     rules.CHECK_QUORUM: (
         "dissertation, 6.2: a leader steps down if an election timeout passes without answers from a majority"
     ),
-    rules.STILL_ELECTED: "dissertation, 9.6; Followers, 2: after an election timeout, ask",
+    rules.STILL_ELECTED: "dissertation, 9.6; Followers, 2: after an election timeout, ask for pre-votes, then for votes",
     rules.TRANSFER_ANSWERS: (
         "the contract: (target, term, True) when begun, (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
@@ -101,7 +103,7 @@ RULES: dict[Rule, str] = {
     rules.NO_COMMANDS_MEANWHILE: (
         "dissertation, 3.10: no new client requests meanwhile; after about an election timeout the leader resumes"
     ),
-    rules.WHO_STANDS: "dissertation, 3.10: as if the election timer had run out; All Servers: an older term is refused",
+    rules.WHO_STANDS: "dissertation, 3.10: act as if the election timer had run out; All Servers: refuse an older term",
     rules.ELECTION_ON_REQUEST: "dissertation, 4.2.3: a flag in RequestVote says that the leader wants this election",
     rules.LINEARIZABLE: (
         "§8: each operation seems to happen at once, exactly once, at some moment between its call and its return"
@@ -119,13 +121,13 @@ RULES: dict[Rule, str] = {
     rules.SERVICE_SNAPSHOTS: "§7: once the log has reached a size, take a snapshot",
     rules.CLIENT_COST: "§8: the client sends its requests to the leader",
     rules.APPLIED_STATE: (
-        "Figure 3: if a server has applied an entry at an index, no other server applies another one there"
+        "Figure 3: if a server has applied an entry at an index, no server applies a different entry there"
     ),
     rules.READ_INDEX: (
         "dissertation, 6.4: save the commit index, send a round of heartbeats, and wait for a majority of answers"
     ),
     rules.LEASE: (
-        "dissertation, 6.4.1: a lease begins when the round was sent, and ends before anyone else can be elected"
+        "dissertation, 6.4.1: a lease begins when the heartbeats were sent, and ends before anyone else can be elected"
     ),
     rules.SILENT_VOTERS: (
         "dissertation, 6.4.1: a lease relies on voters that refuse for a while after they heard a leader"
@@ -134,7 +136,7 @@ RULES: dict[Rule, str] = {
         "dissertation, 6.4.1, for holders that do not lead: their lease ends before anything is committed without them"
     ),
     rules.SESSION_READS: (
-        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied it"
+        "dissertation, 6.4: a client names the index that it has seen; the server answers once it has applied this index"
     ),
     rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
     rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
@@ -142,11 +144,11 @@ RULES: dict[Rule, str] = {
 """For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what that says."""
 
 FAULTS: dict[str, str] = {
-    "exception": "An exception that nothing caught ended this thread. The traceback below ends at the line in your code.",
+    "exception": "An uncaught exception ended this thread. The traceback below ends at the line in your code.",
     "init-exception": "Raft(...) must return: let it set fields and start threads, and do everything else in those threads.",
     "init-hangs": "Raft(...) must return at once: start your loops in threads of their own.",
     "busy-loop": "A thread that never waits stops the clock for all servers. Wait on a Condition or sleep in the loop.",
-    "host-hangs": "Something that the lab cannot interrupt blocks or computes for too long (input(), a huge sum, a C call).",
+    "host-hangs": "A call blocks or computes for too long, and the lab cannot interrupt it (input(), a huge sum, a C call).",
     "host-died": "The process that runs your code ended. Nothing in a Raft needs os._exit, signals or kill.",
     "deadlock": "Take locks in one fixed order, and hold none during a call, a sleep or a put.",
     "no-answer": "Every handler must return a reply, and start() and get_state() must return at once.",
@@ -200,8 +202,8 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
 
 
 def of_exception(text: str) -> tuple[str, ...]:
-    """The usual causes of the exception whose name and message are at the end of ``text``. Empty if ``EXCEPTIONS`` does not
-    have it."""
+    """The usual causes of the exception whose name and message are at the end of ``text``. Empty if this exception is
+    not in ``EXCEPTIONS``."""
     for (name, words), often in EXCEPTIONS.items():
         if name == BDB_QUIT and text.endswith(name):
             return often

@@ -108,7 +108,8 @@ class Row:
 
 @cache
 def _compiled(expression: str) -> re.Pattern[str]:
-    """``re`` itself remembers only 512 expressions, and there are more rows."""
+    """The compiled ``expression``, from this function's own cache: the cache of ``re`` has room for only 512, and there are
+    more rows."""
     return re.compile(expression, re.DOTALL)
 
 

@@ -61,6 +61,6 @@ class InstallSnapshotArgs:
 @dataclass
 class InstallSnapshotReply:
     term: int
-    # The offset of the next chunk that the follower needs. It is the snapshot's length once everything has arrived, and more
-    # if the follower does not need the snapshot.
+    # The offset of the next chunk that the follower needs. Once everything has arrived, it is the snapshot's
+    # length. If the follower does not need the snapshot, it is larger than that.
     next_offset: int | None = None

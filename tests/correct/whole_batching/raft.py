@@ -2,7 +2,7 @@
 server cover everything that was appended. Roles are objects. A new leader appends a no-op if its log has uncommitted
 entries.
 
-The leader finds the last entry that two logs share by binary search, and refusals carry no hint. Every membership change
+By binary search, the leader finds the last entry that two logs share. Refusals carry no hint. Every membership change
 goes through C_old,new, and C_new follows in the next batch. Once a majority has answered, the leader has a lease, which
 counts from the time when the answered messages were sent.
 """
@@ -30,8 +30,8 @@ from store import Store
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 BATCH_DELAY = 0.006
 BEAT = 0.1

@@ -33,8 +33,8 @@ from views import Change, Round, Shipment, View
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.09
 TIMEOUT = (0.35, 0.7)

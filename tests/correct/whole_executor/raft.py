@@ -2,8 +2,9 @@
 threads.
 
 Lost messages are resent at once. A new commit index is also sent at once, not with the next heartbeat. For each entry, the
-voters in force there are stored beside the log. Adding one server is a change in one step; every other change is joint.
-Learners become voters once they have every committed entry. The last few entries that a snapshot covers stay in memory.
+voters in force after that entry are stored beside the log. Adding one server is a change in one step; every other change is
+joint. Learners become voters once they have every committed entry. The last few entries that a snapshot covers stay in
+memory.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from views import Change, Electorate, Other, Parcel
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, log
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 BEAT = 0.1
 MIN_TIMEOUT, MAX_TIMEOUT = 0.5, 1.0
@@ -45,7 +46,7 @@ TRAIL = 6
 # A call to a dead server blocks for up to 7 s, so there must be enough workers for 7 s worth of heartbeats, plus a few
 # other calls.
 WORKERS_PER_PEER = 120
-# After how many seconds a call is overdue, so that the leader may make the next one without waiting for it.
+# A call is overdue after this many seconds. Then the leader may make the next call without waiting for the overdue one.
 OVERDUE = 0.2
 TRIES = 4
 CATCH_UP = 4.0

@@ -35,9 +35,9 @@ UPTO = "2F"
 HEARTBEAT = 0.1
 # The election timeout is drawn at random between this many seconds and twice as many.
 TIMEOUT = 0.4
-# After how many seconds without answers from a majority a leader resigns.
+# A leader resigns after this many seconds without answers from a majority.
 LEASE = 0.6
-# After how many seconds without an answer a replicator sends the next request.
+# A replicator sends the next request after this many seconds without an answer.
 RETRY = 0.3
 BATCH = 64
 CHUNK = 4096

@@ -15,8 +15,8 @@ from typing import Any
 
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.1
 TIMEOUT = (0.8, 1.6)

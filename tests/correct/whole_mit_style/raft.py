@@ -27,8 +27,8 @@ from messages import (
 from raftlab.api import ApplyMsg
 
 DEBUG = False
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 NOBODY = -1
 TICK_MS = 30
@@ -165,7 +165,7 @@ class Raft:
                 self.conf = (self.log_start + i, self.log[i])
 
     def configuration_at(self, index):
-        """The configuration that belongs into log[0] if the log is cut at ``index``."""
+        """The configuration that belongs in log[0] if the log is cut at ``index``."""
         i = index - self.log_start
         while self.log[i].kind != "configuration":
             i -= 1

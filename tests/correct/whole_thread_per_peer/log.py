@@ -70,6 +70,6 @@ class Progress:
     sending: tuple[int, LogEntry, bytes] | None = None
     offset: int = 0
     answered: float = 0.0
-    # How many more heartbeats a removed server gets. It gets no more once it has answered that it knows of its removal. None
-    # for a member.
+    # How many more heartbeats a removed server gets. It gets no more once it has answered that it knows of its removal.
+    # ``None`` for a member.
     farewells: int | None = None

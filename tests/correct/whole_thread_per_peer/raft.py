@@ -29,14 +29,14 @@ from messages import (
 
 from raftlab.api import ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
-# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D",
-# with which servers also vote while they hear a leader.
+# The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes, or to "2D".
+# With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 HEARTBEAT = 0.1
 TIMEOUT = (0.4, 0.8)
 BATCH = 3
 WINDOW = 8
-# After how many seconds without an answer a replicator starts over from the last acknowledged entry.
+# A replicator starts over from the last acknowledged entry after this many seconds without an answer.
 PATIENCE = 0.25
 CHUNK = 4096
 # A learner has caught up when it lacks at most CLOSE entries. This must happen within CATCH_UP_WITHIN seconds.

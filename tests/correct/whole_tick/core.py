@@ -71,7 +71,7 @@ class Core:
         self.sworn_to = 0
         self.quiet_ticks = 0
         self.outbox: list[Outgoing] = []
-        # The snapshot's last index and term. The log may still have a few entries that it covers.
+        # The snapshot's last index and term. The log may still have a few entries that the snapshot covers.
         self.snapshot_index = log.base
         self.snapshot_term = log.base_term
         self.snapshot_data = b""

@@ -35,7 +35,7 @@ from messages import (
 from raftlab.api import MAX_DRIFT, ApplyChannel, ApplyMsg, Peer, Persister, Status, log
 
 # The last of labs 2D to 2F that this Raft implements. Tests also set it to "2E", which switches off pre-votes and the check
-# of the quorum, or to "2D", with which servers also vote while they hear a leader.
+# of the quorum, or to "2D". With "2D", servers also vote while they hear a leader.
 UPTO = "2F"
 TICK = 0.05
 # Within how many seconds new servers must catch up.

@@ -161,7 +161,7 @@ def parse(command: Any) -> dict[str, Any] | None:
 
 
 class Store:
-    """The keys and values, and for each session its last serial, the answer, and the index at which that was applied."""
+    """The keys and values, and for each session its last serial, the answer, and the index of that request's entry."""
 
     def __init__(self, max_sessions: int) -> None:
         self.max_sessions = max_sessions

@@ -259,7 +259,7 @@ def test_a_trace_that_unpacks_to_very_much_is_not_believed(tmp_path: Path, monke
     assert (alice.points, alice.open_points) == (
         5,
         10,
-    )  # the runs of the second test, which were asked for again, have none
+    )  # the second test's runs were repeated in another job; they pass and have no traces
 
 
 def test_a_submission_travels_without_links_and_caches(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_forked_job_has_only_its_own_descriptors(server: JobForkServer, tmp_pa
     assert process.wait() == 0, (tmp_path / "log").read_text()
     with open(read, "rb") as pipe:
         numbers = set(map(int, pipe.read().split()))
-    # pytest has copies of the standard streams, and listing the folder needs one more.
+    # pytest has copies of the standard streams, and listing the folder needs one more descriptor.
     assert {0, 1, 2, write} <= numbers
     assert len(numbers) < 10
 

@@ -101,7 +101,7 @@ def test_runs_that_a_sequential_test_does_not_need_are_not_counted() -> None:
         (32, 32)
     ] * 2
     assert as_if_never_before(*SURE, "--labs", "2A")
-    # The runs that it did not need are not lost, either.
+    # The runs that the sequential test did not need are not lost, either.
     assert again("--runs", "70", "--labs", "2A") == []
     assert sim(results()["first"])["failures"] == 1
 
@@ -123,7 +123,7 @@ def test_earlier_runs_of_a_skipped_lab_do_not_count() -> None:
 
 def test_a_required_lab_waits_for_its_retries() -> None:
     run({"alice": {"first/1": "error"}}, "--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")
-    assert results()["third"]["points"] == 20  # no lab is skipped because of a fault of the machine
+    assert results()["third"]["points"] == 20  # the machine's fault is no reason to skip a lab
     script = json.dumps({"first/1": "error"})
     assert Path("class/alice/raft.py").read_text() == script
     did = again("--runs", "3", rubric="[labs.2B]\nneeds = ['2A']")

@@ -99,7 +99,7 @@ def test_the_next_seed_waits_for_the_passes_that_decide_about_it() -> None:
 
 def test_the_likeliest_test_comes_first() -> None:
     trial = make_trial()
-    assert trial.likeliest_first()[0] == "initial_election", "because the bug's file names it"
+    assert trial.likeliest_first()[0] == "initial_election", "the test that the bug's file names comes first"
     trial.passes[0] = make_pass(trial, 0, F)
     assert trial.likeliest_first()[:2] == ["split_vote", "initial_election"]
     assert sorted(trial.likeliest_first()) == sorted(trial.tests)

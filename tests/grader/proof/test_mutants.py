@@ -63,7 +63,7 @@ class Raft:
 '''
 
 
-@cache  # and not a constant: pytest imports this module in each of its processes, and to make all mutants takes a second
+@cache  # and not a constant: pytest imports this module in each of its processes, and making all mutants takes a second
 def all_mutants() -> list[Mutant]:
     """All mutants of the reference."""
     return mutants.make(REFERENCE)
@@ -189,7 +189,9 @@ def test_names_do_not_change_with_code_elsewhere() -> None:
 
 def test_mutants_of_the_reference_are_valid_and_differ() -> None:
     assert len({mutant.name for mutant in all_mutants()}) == len(all_mutants()) > 1000
-    assert {mutant.operator for mutant in all_mutants()} == set(OPERATORS), "each operator fits somewhere"
+    assert {mutant.operator for mutant in all_mutants()} == set(OPERATORS), (
+        "each operator must make at least one mutant"
+    )
     assert {mutant.lab for mutant in all_mutants()} == {
         lab.name for lab in labs.LABS.values() if not lab.has("service")
     }
@@ -215,7 +217,7 @@ def write_notes(folder: Path, text: str) -> Path:
 
 def test_the_notes_fit_the_reference() -> None:
     notes = mutants.read_notes(ROOT / "tests", all_mutants())
-    assert notes.equivalent, "tests/mutants/notes.toml lists some"
+    assert notes.equivalent, "tests/mutants/notes.toml must list some equivalent mutants"
     assert not notes.equivalent.keys() & notes.missed.keys()
 
 

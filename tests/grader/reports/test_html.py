@@ -30,7 +30,7 @@ TRACE = [
 
 
 def attacked(hidden: bool = False) -> Report:
-    """The class of the other tests, with HTML and scripts in every text that a student may have chosen."""
+    """The class that the other tests use, with HTML and scripts in every text that a student may have chosen."""
     of = made("[labs.2B]\nneeds = ['2A']", hidden=hidden)
     bob = of.submissions[1]
     bob.name = bob.path = ATTACK

@@ -189,7 +189,7 @@ def test_concurrent_starts(cluster: StartCluster) -> None:
             text = f"expected {command!r} at index {index} on 3 servers within 2 s, but saw {applied!r} on {count}"
             c.expect(count == 3 and applied == command, text, rules.AGREEMENT)
         return
-    c.fail("expected a leader to last for the length of five commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail("expected a leader to lead until five commands are applied, but in five tries none did", rules.STABLE_LEADER)
 
 
 @points(5)
@@ -594,7 +594,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
         _expect_not_applied(
-            c, first, 0.0, "No other server has it: the replies were to requests before it", rules.REPLY_PROVES
+            c, first, 0.0, "No other server has it: the replies were to earlier requests", rules.REPLY_PROVES
         )
     others = c.hold("append_entries", leg="reply")
     for follower in followers:
@@ -603,7 +603,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     replies.release()
     others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
-    why = "No other server has it: the replies were to the request before it"
+    why = "No other server has it: the replies were to an earlier request"
     _expect_not_applied(c, second, 0.5, why, rules.REPLY_PROVES)
     for follower in followers:
         follower.limit = NO_LIMIT
@@ -904,7 +904,9 @@ def test_mixed_sizes(cluster: StartCluster) -> None:
             observe = partial(c.why_behind, since, index)
             c.expect(count == 3 and applied == command, f"{text}, but {count} did", rules.AGREEMENT, observe=observe)
         return
-    c.fail("expected a leader to last for the length of eight commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail(
+        "expected a leader to lead until eight commands are applied, but in five tries none did", rules.STABLE_LEADER
+    )
 
 
 @points(3)
@@ -927,7 +929,7 @@ def test_given_twice(cluster: StartCluster) -> None:
         text = f"expected 3 servers to apply 'again' at index {second} within 2 s, but {count} applied {command!r}"
         c.expect(count == 3 and command == "again", text, rules.AGREEMENT)
         return
-    c.fail("expected a leader to last for the length of two commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail("expected a leader to lead until two commands are applied, but in five tries none did", rules.STABLE_LEADER)
 
 
 @points(5)
@@ -1061,7 +1063,7 @@ def test_candidate_names_its_log(cluster: StartCluster) -> None:
             requests = (rpc.args for each in c.scripted for rpc in each.received if rpc.method == "request_vote")
             named = next((each["last_log_index"], each["last_log_term"]) for each in requests if each["term"] == term)
             last = (len(terms), base + terms[-1])
-            text = f"expected S0 to name {last} when it asks for votes, the index and term of its last entry, but it"
+            text = f"expected S0 to ask for votes with {last}, the index and term of its last entry, but it"
             c.expect(named == last, f"{text} named {named}", rules.NEWER_LOG, [0])
             leader = ScriptedLeader(c, base + 10 * (number + 1), who=2)
 

@@ -804,7 +804,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
             rpc = leader.send("install_snapshot", **leader.chunk(at + last, part))
             c.wait_for(0.5, lambda: rpc.done or not c.server_state(0).up)  # noqa: B023  (called in this round only)
         c.restart(0)
-        when = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
+        when = f"when S0 crashed {side} {kind} {nth} while a snapshot arrived"
         if last == 10:
             leader.expect_kept(at + 13, when)
         leader.commit_through(at + last, at + 20, when)

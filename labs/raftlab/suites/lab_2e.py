@@ -278,7 +278,9 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     again = change(c, leader, [leader, first])
     if taken[2] and taken[0] > 0 and again[2]:
         text = f"expected S{leader} to refuse a change while the one at index {taken[0]} is not committed"
-        c.expect(again[0] == -1, f"{text}, but it accepted it at index {again[0]}", rules.ONE_CHANGE, [leader])
+        c.expect(
+            again[0] == -1, f"{text}, but it accepted a second one at index {again[0]}", rules.ONE_CHANGE, [leader]
+        )
     held.release()
     c.agree("by three", 3, within=20.0)
     reconfigure(c, range(4))

@@ -167,7 +167,7 @@ def test_partial_partition(cluster: StartCluster) -> None:
         for step in range(8):
             c.sleep(0.8)
             c.agree(f"{number}: {step}", 2)
-        _expect_undisturbed(c, leader, term, f"as S{both} hears it, though S{other} does not")
+        _expect_undisturbed(c, leader, term, f"while S{both} hears it, although S{other} does not")
         calls = c.rpc_count(other, "pre_vote")
         c.expect(calls > 0, f"expected S{other} to call pre_vote, but it did not", rules.STILL_ELECTED, [other])
         c.heal()
@@ -193,7 +193,7 @@ def test_ring_with_gaps(cluster: StartCluster) -> None:
     term, _ = c.get_state(leader)
     for number in range(6):
         c.sleep(1.0)
-        _expect_undisturbed(c, leader, term, "as most hear it")
+        _expect_undisturbed(c, leader, term, "while most servers hear it")
         c.agree(f"number {number}", 3, among=range(3))
     c.heal()
     c.agree("by all again", 5)
@@ -871,8 +871,8 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
             continue
         first = wait_for_campaign(c, newer)
         term = wait_for_leadership(c)
-        text = f"expected S0 to lead term {first} and to wait for answers in it, but it leads only term {term}. All servers"
-        text = f"{text} vote for it in term {first}; nobody had answered it in term {before}"
+        text = f"expected S0 to lead term {first}, in which all servers vote for it, but it leads only term {term}. In term"
+        text = f"{text} {before}, nobody had answered it"
         c.expect(term == first, text, rules.CHECK_QUORUM, [0])
 
 

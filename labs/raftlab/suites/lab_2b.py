@@ -119,7 +119,7 @@ def test_leader_failure(cluster: StartCluster) -> None:
     c.sleep(2.0)  # the referee checks that nobody applies it
 
 
-# Sim only: on a busy machine an election may be correct.
+# Sim only: on a busy machine heartbeats may be late, and then an election is correct.
 @points(4, networks=SIM)
 def test_dead_follower(cluster: StartCluster) -> None:
     """A follower that cannot be reached delays nobody; the leader and the term stay the same."""
@@ -189,7 +189,7 @@ def test_concurrent_starts(cluster: StartCluster) -> None:
             text = f"expected {command!r} at index {index} on 3 servers within 2 s, but saw {applied!r} on {count}"
             c.expect(count == 3 and applied == command, text, rules.AGREEMENT)
         return
-    c.fail("expected a leader to last for the length of five commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail("expected a leader to lead until five commands are applied, but in five tries none did", rules.STABLE_LEADER)
 
 
 @points(5)
@@ -249,7 +249,7 @@ def test_backup(cluster: StartCluster) -> None:
 
 @points(5)
 def test_fast_backup(cluster: StartCluster) -> None:
-    """A follower with sixty wrong entries, or without sixty, is repaired after a few refusals, not after sixty."""
+    """A follower that has sixty wrong entries, or lacks sixty, is repaired after a few refusals, not after sixty."""
     c = cluster(3)
     c.agree("before", 3)
     first = c.one_leader()
@@ -276,7 +276,7 @@ def test_fast_backup(cluster: StartCluster) -> None:
     c.agree("filled", 2)
     expect_few_refusals(c, second)
 
-    # Finally, a leader takes sixty entries in a term of which no later leader has any entry.
+    # Finally, a leader takes sixty entries alone, so no later leader has an entry of that leader's term.
     fourth = _leader_of_two(c)
     c.disconnect(fourth)
     c.connect(third)
@@ -406,7 +406,7 @@ def test_slow_service(cluster: StartCluster) -> None:
     c = cluster(3)
     c.agree("before", 3)
     leader = c.settled_leader()
-    # Longer on a real network, as a busy machine takes its time.
+    # The times are longer on a real network, because a busy machine is slower.
     seconds, within = (2.7, 2.0) if c.virtual else (5.0, 4.0)
     c.slow_service(leader, seconds)
     c.propose_together(leader, ["command 1", "command 2"])
@@ -432,14 +432,14 @@ def test_append_table(cluster: StartCluster) -> None:
         return f"entries of terms {numbers}" if numbers else "no entries"
 
     def row(case: str, log: list[int], prev: tuple[int, int], sent: list[int], success: bool, after: list[int]) -> None:
-        """Give S0 a log with entries of these terms, send it one request, and check its answer and its log ``after``. Terms
-        are relative to the script's first term."""
+        """Give S0 a log with entries of the terms ``log``, and send it one request. Require that S0 answers with ``success``
+        and that its log then has the terms ``after``. All terms are relative to the script's first term."""
 
         def script(base: int) -> None:
             def at(term: int) -> int:
                 return base + term if term else 0
 
-            # An earlier leader sends S0 its log. Its terms are new, so S0 drops its log from the previous row.
+            # An earlier leader sends S0 the log of this row. Its terms are new, so S0 drops the log of the previous row.
             former = ScriptedLeader(c, base + 5)
             former.append(0, 0, [at(term) for term in log])
             leader = ScriptedLeader(c, base + 9, who=2)
@@ -582,8 +582,8 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     c = cluster(3, scripted=(1, 2))
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     wait_for_leadership(c)
-    # After this, the leader has sent everything that it may send first, such as a no-op. A leader may send one entry at a
-    # time and wait for each reply.
+    # First let the leader send everything that it may send before any command, such as a no-op. A leader may send one entry
+    # at a time and wait for each reply.
     c.agree("before", 1)
 
     def carries_first(args: Message) -> bool:
@@ -594,7 +594,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     first = propose_to_s0(c, "first")
     if not c.wait_for(2.0, lambda: any(follower.has("first") for follower in followers)):
         _expect_not_applied(
-            c, first, 0.0, "No other server has it: the replies were to requests before it", rules.REPLY_PROVES
+            c, first, 0.0, "No other server has it: the replies were to earlier requests", rules.REPLY_PROVES
         )
     others = c.hold("append_entries", leg="reply")
     for follower in followers:
@@ -603,7 +603,7 @@ def test_a_reply_proves_what_was_sent(cluster: StartCluster) -> None:
     replies.release()
     others.release()
     c.wait_for(2.0, lambda: c.committed(first)[0] == 1)
-    why = "No other server has it: the replies were to the request before it"
+    why = "No other server has it: the replies were to an earlier request"
     _expect_not_applied(c, second, 0.5, why, rules.REPLY_PROVES)
     for follower in followers:
         follower.limit = NO_LIMIT
@@ -627,7 +627,7 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     c.propose(0, "doomed 3")  # S0 may have stepped down by now, since only S1 has answered
     c.wait_for(0.5, lambda: followers[1].has("doomed 3"))
     followers[1].silent = True
-    # S2 leads, and S0 takes over its log of one entry. Then S0 leads again, and only S2 takes its entries.
+    # S2 leads, and S0 takes over S2's log of one entry. Then S0 leads again, and only S2 takes S0's entries.
     high = term + 10
     ScriptedLeader(c, high, who=2).append(0, 0, [high])
     followers[2].log, followers[2].silent = [{"term": high, "command": f"{high} at 1"}], False
@@ -675,7 +675,7 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         term, _ = c.get_state(0)
         newer = term + 5
         for follower in followers.values():
-            follower.limit = last  # so that nothing after it is committed
+            follower.limit = last  # so that nothing after this index is committed
         holders = [number for number, follower in followers.items() if len(follower.log) >= last]
         text = f"expected S1 or S2 to have index {last} before S0 applies it, but neither has it"
         c.expect(bool(holders), text, rules.COMMIT_MAJORITY, [0])
@@ -759,7 +759,7 @@ def test_elected_again_at_once(cluster: StartCluster) -> None:
     c = cluster(5, scripted=range(1, 5))
     followers = {number: ScriptedFollower(c, number) for number in range(1, 5)}
     for attempt in range(5):
-        # S0 leads. Only S1 takes its last entries, and its last reply is late.
+        # S0 leads. Only S1 takes S0's last entries, and S1's last reply is late.
         term = wait_for_leadership(c)
         last = c.agree(f"{attempt} by all", 1)
         if not c.wait_for(1.0, lambda: followers[1].has(f"{attempt} by all") and followers[2].has(f"{attempt} by all")):  # noqa: B023
@@ -774,7 +774,7 @@ def test_elected_again_at_once(cluster: StartCluster) -> None:
         c.propose(0, f"{attempt} doomed 3")  # S0 may have stepped down by now, since only S1 has answered
         c.wait_for(0.3, lambda: followers[1].has(f"{attempt} doomed 3"))  # noqa: B023
         late.stop()
-        # S2 leads next, and has one entry of its own. Then S0 is elected again, and only S2 takes its entries.
+        # S2 leads next, and has one entry of its own. Then S0 is elected again, and only S2 takes S0's entries.
         newer = term + 10
         own = entries(newer, f"{attempt} by S2")
         log_term = followers[2].log[last - 1]["term"]
@@ -886,7 +886,8 @@ def test_mixed_sizes(cluster: StartCluster) -> None:
     """Small and very large commands, given together, are all applied, each at the index that start() returned."""
     c = cluster(3)
     c.agree("before", 3)
-    # A message has at most 1 MB. The commands of all five attempts fit into one, for leaders that send all that is missing.
+    # A message has at most 1 MB. Some leaders send all missing entries at once, so the commands of all five attempts
+    # together must fit into one message.
     sizes = (1, 70_000, 1, 100_000, 10, 10_000, 1, 2_000)
     for attempt in range(5):
         leader = c.one_leader()
@@ -903,7 +904,9 @@ def test_mixed_sizes(cluster: StartCluster) -> None:
             observe = partial(c.why_behind, since, index)
             c.expect(count == 3 and applied == command, f"{text}, but {count} did", rules.AGREEMENT, observe=observe)
         return
-    c.fail("expected a leader to last for the length of eight commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail(
+        "expected a leader to lead until eight commands are applied, but in five tries none did", rules.STABLE_LEADER
+    )
 
 
 @points(3)
@@ -926,7 +929,7 @@ def test_given_twice(cluster: StartCluster) -> None:
         text = f"expected 3 servers to apply 'again' at index {second} within 2 s, but {count} applied {command!r}"
         c.expect(count == 3 and command == "again", text, rules.AGREEMENT)
         return
-    c.fail("expected a leader to last for the length of two commands, but five times it did not", rules.STABLE_LEADER)
+    c.fail("expected a leader to lead until two commands are applied, but in five tries none did", rules.STABLE_LEADER)
 
 
 @points(5)
@@ -950,7 +953,8 @@ def test_match_index_only_grows(cluster: StartCluster) -> None:
     answered = c.hold("append_entries", dst=1, leg="reply", when=carries(first + 1), most=1)
     second = c.hold("append_entries", dst=2, leg="reply", when=carries(first + 1))
     last = propose_to_s0(c, "two")
-    # S0 sends again, or goes on, although one reply is missing. A Raft that waits for that reply cannot be tested.
+    # Most leaders send the entry again, or send the next one, although one reply is missing. A Raft that waits for this
+    # reply cannot be tested here.
     if not c.wait_for(3.0, lambda: bool(answered.messages and second.messages)):
         return
     answered.release()
@@ -1015,7 +1019,7 @@ def test_copies_counted_once(cluster: StartCluster) -> None:
         c.sleep(0.7)
         late.release()
         c.sleep(0.02)
-        # Some leaders count copies only when an entry gains a copy. So S1 stores this one, too.
+        # Some leaders count copies only when another copy is acknowledged. So give S1 one more entry to store.
         c.propose(0, f"{attempt} on two of five, too")
         if is_leader:
             why = "Only two of five servers have it: S1 has acknowledged it several times"
@@ -1024,7 +1028,7 @@ def test_copies_counted_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_late_follower(cluster: StartCluster) -> None:
-    """A follower that was silent gets the entries that it lacks without a further command, even from a new leader."""
+    """Without a further command, a follower that was silent gets the entries that it lacks, even from a new leader."""
     c = cluster(3, scripted=(1, 2))
     followers = {number: ScriptedFollower(c, number) for number in (1, 2)}
     again = ""
@@ -1059,7 +1063,7 @@ def test_candidate_names_its_log(cluster: StartCluster) -> None:
             requests = (rpc.args for each in c.scripted for rpc in each.received if rpc.method == "request_vote")
             named = next((each["last_log_index"], each["last_log_term"]) for each in requests if each["term"] == term)
             last = (len(terms), base + terms[-1])
-            text = f"expected S0 to name {last} when it asks for votes, the index and term of its last entry, but it"
+            text = f"expected S0 to ask for votes with {last}, the index and term of its last entry, but it"
             c.expect(named == last, f"{text} named {named}", rules.NEWER_LOG, [0])
             leader = ScriptedLeader(c, base + 10 * (number + 1), who=2)
 

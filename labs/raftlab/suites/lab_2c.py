@@ -37,8 +37,8 @@ from raftlab.suites.helpers.scripted_servers import (
 )
 from raftlab.suites.marking import SIM, StartCluster, points
 
-# The points at which a crash can interrupt a step: (kind of effect; 1 for the step's first effect of that kind, and so on;
-# whether the crash comes before or after the effect).
+# The moments at which a crash can interrupt S0's work. Each is (the kind of effect; 1 for S0's first effect of that kind, 2
+# for the second; whether the crash comes before or after this effect).
 _SIDES = ("before", "after")
 _POINTS = [(kind, nth, side) for kind, nth in (("save", 1), ("save", 2), ("answer", 1)) for side in _SIDES]
 
@@ -95,8 +95,8 @@ def test_changing_majorities(cluster: StartCluster) -> None:
         c.restart(second)
         c.sleep(1.0)
         c.restart(third)
-        # Only the third server has the committed entries, so only this one can win, and it needs every vote. That may take
-        # several elections.
+        # Only the third server has the committed entries, so only this server can win, and it needs every vote. That may
+        # take several elections.
         c.agree(f"{time}: by S{first}, S{second} and S{third}", 3, within=20.0)
         c.connect(leader)
         c.connect(fourth)
@@ -232,7 +232,7 @@ def test_log_survives(cluster: StartCluster) -> None:
     last, seen = (0, 0), ""
 
     def restart(command: str) -> str:
-        """Restart S0. Returns a clause for failures: whether the bytes that S0 had saved contain ``command``."""
+        """Restart S0. Returns a clause for failure messages: whether the bytes that S0 had saved contain ``command``."""
         saved = command.encode() in c.server_state(0).state
         c.restart(0)
         return f", {'although' if saved else 'and'} what it had saved {'contains' if saved else 'lacks'} {command!r}"
@@ -245,7 +245,7 @@ def test_log_survives(cluster: StartCluster) -> None:
         last = (last[0] + 1, term)
         seen = restart(f"of term {term}")
     expect_entry(c, 1, 400, last, seen=seen)
-    # A leader that has only the first entry, and a different one after it: S0 replaces the second and drops the third.
+    # The next leader has the same first entry, but another second entry. S0 replaces its second entry and drops its third.
     reply = append(c, 2, 500, (1, 100), entries(500, "instead"))
     c.expect(reply["success"], "expected S0 to replace the entry at index 2, but it refused", rules.LOG_MATCHING, [0])
     seen = restart("instead")
@@ -283,7 +283,7 @@ def test_saves_at_once(cluster: StartCluster) -> None:
     for number in range(32 if c.virtual else 16):
         term = 1000 + 10 * number
         if number >= 16:
-            # Whatever S0 says first, it must have saved.
+            # S0 crashes as soon as it has sent an answer. It must have saved what this answer says.
             c.crash_at(0, "answer", side="after")
         with c.at_once(0):
             # If a thread is preempted in one of these calls, the other threads may wait for its lock.
@@ -292,7 +292,7 @@ def test_saves_at_once(cluster: StartCluster) -> None:
             votes = [request_vote(c, who, term + 4 - who) for who in (2, 1)] if number % 2 else []
         requests = [*acks, *votes]
         c.wait_for(5.0, lambda: all(rpc.done for rpc in requests) or not c.server_state(0).up)  # noqa: B023
-        c.sleep(0.01)  # so that an answer that was sent arrives
+        c.sleep(0.01)  # an answer that S0 sent before the crash arrives
         c.get_state_results(0, calls)
         kept = [len(rpc.args["entries"]) for rpc in acks if (rpc.reply or {}).get("success")]
         voted = [(rpc.args["term"], rpc.src) for rpc in votes if (rpc.reply or {}).get("vote_granted")]
@@ -363,7 +363,7 @@ def test_crash_points(cluster: StartCluster) -> None:
             if c.server_state(0).up:
                 c.crash_at(0, kind, nth=0)  # disarm the crash: S0 does not save that often
                 continue
-            c.sleep(0.01)  # so that an answer that was sent arrives
+            c.sleep(0.01)  # an answer that S0 sent before the crash arrives
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.SAVE_FIRST)
 
@@ -377,9 +377,8 @@ def test_own_crash_points(cluster: StartCluster) -> None:
             c.crash_at(0, "send", nth, side, method="request_vote")
         else:
             c.crash_at(0, kind, nth, side)
-        c.wait_for(
-            2 * ELECTION_LIMIT, lambda: not c.server_state(0).up
-        )  # it campaigns again and again, and no one votes
+        # S0 starts one election after another, and nobody votes for it.
+        c.wait_for(2 * ELECTION_LIMIT, lambda: not c.server_state(0).up)
         c.sleep(0.01)
         c.restart(0)
         terms = [rpc.args["term"] for each in c.scripted for rpc in each.received if rpc.method == "request_vote"]
@@ -406,7 +405,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
         expect_term(c, led[-1])
     c.unreliable(on=False)
     c.scripted_server(2).answer.clear()
-    # Now S1 votes for S0 and stores its entries, and S2 stays silent: what S0 commits is on S0 and S1 only.
+    # Now S1 votes for S0 and stores S0's entries, and S2 stays silent: what S0 commits is on S0 and S1 only.
     log = ScriptedFollower(c, 1).log
     upto = 0
     for kind, nth, side in [*_POINTS, ("send", 1, "after"), ("apply", 1, "before"), ("apply", 1, "after")]:
@@ -435,7 +434,7 @@ def test_own_crash_points(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_start_saves_at_once(cluster: StartCluster) -> None:
-    """S0's own copy counts only once it is saved, even if the reply of another server arrives while start() runs."""
+    """S0's own copy counts only after it is saved, even if the reply of another server arrives while start() runs."""
     c = cluster(3, scripted=(1, 2))
     c.unreliable(on=False, latency=(0.0, 0.0))
     log = ScriptedFollower(c, 1).log
@@ -473,8 +472,8 @@ def test_start_while_elected(cluster: StartCluster) -> None:
     for attempt in range(16):
         before, leads = c.get_state(0)
         if leads or before > led:
-            # When this Raft is alone, it starts an election as soon as it has started. It leads now, or will lead later. So
-            # this test cannot choose the moment of the election.
+            # This Raft starts an election as soon as its only server starts, and may lead already. So this test cannot
+            # choose the moment of the election.
             return
         # S0's timer runs out while S0 is paused. So S0 starts an election when it goes on, and leads at once.
         c.pause(0)
@@ -508,7 +507,7 @@ def test_crash_points_in_a_cluster(cluster: StartCluster) -> None:
             if c.server_state(leader).up:
                 c.propose(leader, f"{time}: {number}")
         c.sleep(0.02)
-        # An entry that only the old leader gets. Meanwhile the others may elect a new leader.
+        # Only the old leader gets the next entry. Meanwhile, the others may elect a new leader.
         c.disconnect(leader)
         if c.server_state(leader).up:
             c.propose(leader, f"{time}: in vain")
@@ -527,7 +526,8 @@ def test_failed_save(cluster: StartCluster) -> None:
     """When a save fails, the server does not answer as if it had succeeded."""
     c = cluster(3, scripted=(1, 2))
     term = 0
-    for fails in (1, 5):  # 5 is more than the attempts of a server that retries
+    # A server may try again to save. If one save fails, its second attempt succeeds. If five fail, all its attempts fail.
+    for fails in (1, 5):
         for request in REQUESTS:
             term += 1000
             prepare(c, request, term)
@@ -536,8 +536,8 @@ def test_failed_save(cluster: StartCluster) -> None:
             c.wait_for(1.0, lambda rpc=rpc: rpc.done or not c.server_state(0).up)  # type: ignore[misc]
             c.restart(0)
             expect_answer_kept(c, request, term, rpc.reply or {}, rules.FAILED_SAVE)
-        # S0 stands for election while its disk fails, and everybody votes for it. A vote that could not be saved does not
-        # count, not even S0's own.
+        # S0 stands for election while its saves fail, and everybody votes for it. If S0 could not save its vote for itself,
+        # that vote does not count.
         for scripted_server in c.scripted:
             scripted_server.answer["request_vote"] = grant
         c.fail_saves(0, fails)
@@ -556,7 +556,7 @@ def test_failed_save(cluster: StartCluster) -> None:
 
 def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) -> None:
     """Let S0 learn of ``term`` from the replies to its vote requests or heartbeats while ``fails`` saves fail. Require that
-    it names this term to others only if it has saved it."""
+    S0 names this term to others only after it has saved the term."""
     for scripted_server in c.scripted:
         scripted_server.answer.update(request_vote=grant, append_entries=accept)
     if how == "heartbeat":
@@ -565,7 +565,7 @@ def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) ->
 
     def refuse(rpc: Rpc) -> Message:
         if not answered_at:
-            c.fail_saves(0, fails)  # S0 has saved its own vote
+            c.fail_saves(0, fails)  # only now, because S0 must be able to save its vote for itself
         answered_at.append(c.now)
         return {"term": term, "vote_granted": False, "success": False}
 
@@ -583,10 +583,12 @@ def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) ->
     c.restart(0)
     for scripted_server in c.scripted:
         scripted_server.answer.clear()
-    # Not c.get_state(): then the referee would name another rule.
+    # Do not call c.get_state() here: the referee would see its result, and name another rule in the failure.
     now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]
     text = f"expected S0 to name term {term} only once it has saved this term, but its save failed, and it named"
-    text += f" it all the same. It learned of it from the reply to its {how}. After its restart, it is in term {now}"
+    text += (
+        f" the term all the same. S0 learned of it from the reply to a {how}. After the restart, S0 is in term {now}"
+    )
     c.expect(now >= term or max(named) < term, text, rules.FAILED_SAVE, [0])
 
 
@@ -725,7 +727,7 @@ def test_figure_8_unreliable(cluster: StartCluster) -> None:
 
 @points(5)
 def test_churn(cluster: StartCluster) -> None:
-    """Three clients work while servers crash, restart and lose their connections; what a client saw committed stays."""
+    """Three clients work while servers crash, restart and lose connections; nothing that a client saw committed is lost."""
     churn(cluster(5))
 
 

@@ -189,8 +189,8 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     # The referee has checked what the chunks contain, and that none is too big.
     c.expect(bool(chunks), "expected a snapshot to be sent for a log that was cut, but saw none", rules.CATCH_UP)
     c.agree("by all again", 3)
-    # A server that restarts in the middle of a transfer has lost its part of the snapshot. Before that, it is cut off for a
-    # while. Meanwhile, the others go on cutting their logs.
+    # A server that restarts in the middle of a transfer loses the chunks that it has. Before the transfer, this server is
+    # cut off for a while, and the others go on cutting their logs.
     c.disconnect(away)
     c.propose_together(c.one_leader(), _commands(c, 30))
     last = c.agree("by two again", 2)
@@ -205,7 +205,7 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     c.restart(away)
     c.connect(away)
     _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
-    # Once more, but this time the others take no newer snapshot that would make up for a wrong end of the transfer.
+    # Once more, but now the others take no newer snapshot: its transfer would hide that this one has ended wrongly.
     leader = c.settled_leader()
     away = (leader + 1) % 3
     c.disconnect(away)
@@ -244,7 +244,7 @@ def test_snapshot_chunks_come_again(cluster: StartCluster) -> None:
 
 @points(5)
 def test_snapshot_boundary(cluster: StartCluster) -> None:
-    """A server that lacks only the last entry of a snapshot gets it."""
+    """A server that lacks only the last entry of a snapshot catches up."""
     c = cluster(3)
     c.take_snapshots(every=10)
     index = c.agree("first", 3)
@@ -293,9 +293,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.connect(away)
     c.one_leader(within=2 * ELECTION_LIMIT)
     _expect_applied(c, index, 3, f"S{away} to apply index {index}")
-    text = (
-        f"expected S{away} to get entries, but it was sent a snapshot. The leader still has all entries that it lacks"
-    )
+    text = f"expected S{away} to get entries, but it was sent a snapshot. The leader still has all entries that S{away}"
+    text = f"{text} lacks"
     c.expect(not chunks, text, rules.CATCH_UP)
 
 
@@ -304,8 +303,8 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
     """A leader that restarted from its snapshot brings a server with an empty log, or with other entries, up to date."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
-    # In the second round, the server that stays behind is a leader, whose log alone has more entries than the others commit.
-    # Where they conflict with the log of the restarted leader, that log is cut.
+    # In the second round, the server that stays behind is a leader. It alone gets more entries than the others commit. These
+    # entries conflict with entries that the restarted leader has only in its snapshot.
     for own in (0, 70):
         leader = c.one_leader()
         away = leader if own else (leader + 1) % 3
@@ -368,8 +367,8 @@ def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
         c.disconnect(away)
         c.propose_together(leader, [f"{number}: {each}" for each in range(20)])
         first = c.agree(f"{number}: by two", 2)
-        # The leader repeats the last chunk, as the reply to it is late. The reply to the repetition comes first, and
-        # the next snapshot begins.
+        # The reply to the last chunk is late, so the leader sends this chunk again. The reply to the second copy comes
+        # first, and the next snapshot begins.
         late, again = (
             c.hold("install_snapshot", dst=away, leg="reply", when=message_filters.last_chunk, most=1) for _ in range(2)
         )
@@ -385,7 +384,7 @@ def test_late_reply_to_a_snapshot(cluster: StartCluster) -> None:
         c.sleep(0.05)
         following.drop()
         _expect_applied(c, last, 3, f"S{away} to get two snapshots, with a late reply to the first one,")
-    # The leader repeats the first chunk of three, as its reply is late. Then both replies come.
+    # The reply to the first of three chunks is late, so the leader sends this chunk again. Then both replies come.
     c.take_snapshots(every=10, size=10_000)
     leader = c.settled_leader()
     away = (leader + 1) % 3
@@ -529,9 +528,9 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
     c.take_snapshots(every=10, size=6000)
     leader = SnapshotSender(c)
     rows = (
-        # The columns: what S0's log is like; how many of the leader's next entries it has after the entries of the previous
-        # row (the snapshot ends with the tenth); and whether entries of another term follow. 0 means that none follow;
-        # otherwise, their term is this number plus the term of the snapshot's last entry.
+        # The columns: what S0's log is like; how many of the leader's next entries S0 gets in this row (the snapshot ends
+        # with the tenth of them); and whether S0 then gets entries of another term. 0: none. Any other number: their term
+        # minus the term of the snapshot's last entry.
         ("a log that is shorter", 4, 0),
         ("a log that ends with the snapshot", 10, 0),
         ("a longer log that agrees", 13, 0),
@@ -565,8 +564,8 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
         for late in (last, at + 22):
             leader.install(late)
             leader.expect_kept(at + 27, f"when a snapshot up to {late} came late")
-    # After a restart, S0 does not know what was committed after its own snapshot, but the late snapshot is even older than
-    # that one.
+    # After a restart, S0 does not know what was committed after its own snapshot. But the late snapshot is older than S0's
+    # own, so S0 must not use it.
     c.restart(0)
     leader.install(last)
     leader.expect_kept(at + 27, f"when a snapshot up to {last} came late, after a restart")
@@ -583,7 +582,8 @@ def test_late_entries_below_snapshot(cluster: StartCluster) -> None:
         leader.commit_through(at - 10, at, "by entries")
         c.sleep(0.05)  # so that the service takes its snapshot
         _expect_saved(c, 0)
-        # What follows the snapshot in S0's log comes from the leader of that term, and conflicts with the next leader's log.
+        # The entries after S0's snapshot have the term of the snapshot's last entry, and conflict with the next leader's
+        # log.
         leader.append(at, at + 5, term=term_of(at))
         leader.term += 1
         text = (
@@ -638,7 +638,8 @@ def test_votes_after_snapshot(cluster: StartCluster) -> None:
             ends = [(args["last_log_index"], args["last_log_term"]) for args in requests[:1]]
             text = f"expected S0 to ask for votes and name {index, term} as the end of its log, but it named {ends}, {when}"
             c.expect(ends == [(index, term)], text, rules.NEWER_LOG, [0])
-            # S1 does not know that term, and sends a chunk in its older one. That must not restart S0's timer.
+            # S1 does not know the term of these requests, and sends a chunk in its older term. The chunk must not restart
+            # S0's timer.
             deadline, above = c.now + ELECTION_LIMIT, requests[0]["term"]
             while not campaign_terms(c, above) and c.now < deadline:
                 c.scripted_server(1).send(0, "install_snapshot", term=old_term, leader_id=1, **leader.chunk(index, 0))
@@ -692,7 +693,7 @@ def test_snapshot_at_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
-    """snapshot() is called just as a leader sends entries and snapshots; each message has what belongs to its index."""
+    """snapshot() is called just as a leader sends entries and snapshots; each message has the content of its index."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     ScriptedFollower(c, 1)
@@ -733,7 +734,8 @@ def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
 
 
 def _expect_own_content(c: Cluster, rpc: Rpc) -> None:
-    """Require that S0 has sent the bytes of the snapshot that the message names, or entries as they were applied."""
+    """Require that a message of S0 has the right content: bytes of the snapshot that it names, or the entries that were
+    applied at its indexes."""
     args = rpc.args
     if rpc.method == "install_snapshot":
         index, offset, data = args["last_included_index"], args["offset"], args["data"]
@@ -743,7 +745,7 @@ def _expect_own_content(c: Cluster, rpc: Rpc) -> None:
     elif rpc.method == "append_entries":
         for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
             if entry.get("kind") == "configuration":
-                continue  # what is applied is its members, not its command
+                continue  # the servers apply its members, not its command
             servers, command = c.committed(index)
             text = f"expected S0 to send {command!r} as index {index}, but it sent {entry['command']!r}"
             text = f"{text}. The servers applied {command!r}"
@@ -752,7 +754,7 @@ def _expect_own_content(c: Cluster, rpc: Rpc) -> None:
 
 @points(5)
 def test_only_a_follower_cuts(cluster: StartCluster) -> None:
-    """A follower whose answers were lost cuts its log after the entry that the leader sends next; both go on."""
+    """A follower, whose answers were lost, cuts off entries that the leader is about to send again; both go on."""
     c = cluster(3)
     c.take_snapshots(every=0)
     c.agree("by all", 3)
@@ -771,7 +773,7 @@ def test_only_a_follower_cuts(cluster: StartCluster) -> None:
 
 @points(5)
 def test_chunks_at_once(cluster: StartCluster) -> None:
-    """Each chunk of a snapshot arrives several times at the same moment; S0 puts it together only once."""
+    """Each chunk of a snapshot arrives several times at the same moment; S0 puts the snapshot together only once."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     leader = SnapshotSender(c)
@@ -802,7 +804,7 @@ def test_crash_while_installing(cluster: StartCluster) -> None:
             rpc = leader.send("install_snapshot", **leader.chunk(at + last, part))
             c.wait_for(0.5, lambda: rpc.done or not c.server_state(0).up)  # noqa: B023  (called in this round only)
         c.restart(0)
-        when = f"when S0 crashed {side} {kind} {nth} of a snapshot's arrival"
+        when = f"when S0 crashed {side} {kind} {nth} while a snapshot arrived"
         if last == 10:
             leader.expect_kept(at + 13, when)
         leader.commit_through(at + last, at + 20, when)
@@ -922,7 +924,7 @@ def test_other_bytes_of_the_same_index(cluster: StartCluster) -> None:
         leader.ask("install_snapshot", **{**first, "data": bytes(CHUNK_BYTES)})
         if at == 40:
             leader.ask("install_snapshot", **{**leader.chunk(at, 1), "data": bytes(CHUNK_BYTES)})
-        # Another leader, whose first chunk is lost. The referee checks what S0 hands to the service.
+        # Another leader sends its snapshot, but its first chunk is lost. The referee checks what S0 hands to the service.
         leader.term += 1
         for number in (1, 2):
             leader.ask("install_snapshot", **leader.chunk(at, number))

@@ -2,7 +2,7 @@
 
 Every test requires this: a leader performs the requested change. From then on, the servers of the new configuration, and no
 others, elect leaders and commit entries. No failure during a change loses a committed entry. Part 1 changes one server at a
-time, by any method; the tests of part 2, whose names begin with part2, change any number at once.
+time, by any method. The tests of part 2, whose names begin with part2, change any number of servers at once.
 
 How a new server is brought up to date, how long a leader tries, and whether it notifies a removed server are the student's
 choice. The referee reads the configurations in entries and snapshots. In the tests at the end of each part there is one real
@@ -128,7 +128,7 @@ def test_remove_the_leader(cluster: StartCluster) -> None:
 
 @points(5)
 def test_removed_leader_crashes(cluster: StartCluster) -> None:
-    """One of two servers removes itself and crashes before the other one knows of it; after a restart, it still counts."""
+    """One of two servers removes itself, and crashes before the other gets the change; restarted, it can be elected."""
     c = cluster(2)
     c.agree("by two", 2)
     first = ready_leader(c, range(2))
@@ -145,7 +145,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     agree_by(c, "by the other one alone", [other])
 
 
-# Sim only: the dead server must be removed before the leader may step down for lack of its answers.
+# Sim only: the leader may step down because the dead server does not answer. That server must be removed before.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
     """One of two servers has crashed, and the other one removes it; that change is committed at once."""
@@ -205,10 +205,11 @@ def test_outsiders_do_not_count(cluster: StartCluster) -> None:
     leader = ready_leader(c, range(3))
     rest = without(range(3), leader)
     c.partition([leader, 3, 4], rest)
-    # The leader is asked to add one of them. That server gets every entry, but its copies do not count.
+    # The leader is asked to add S3, and S3 gets every entry. But the leader and S3 are no majority, whether S3 is a member
+    # already (two of four) or not (one of three).
     c.propose(leader, "before S3 comes")
     MembershipCall(c, leader, range(4))
-    commit_in_vain(c, leader)  # one of three members has it
+    commit_in_vain(c, leader)
     c.one_leader(among=rest)
     c.agree("by two members", 2, among=rest)
     c.crash(leader)
@@ -277,7 +278,9 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
     again = change(c, leader, [leader, first])
     if taken[2] and taken[0] > 0 and again[2]:
         text = f"expected S{leader} to refuse a change while the one at index {taken[0]} is not committed"
-        c.expect(again[0] == -1, f"{text}, but it accepted it at index {again[0]}", rules.ONE_CHANGE, [leader])
+        c.expect(
+            again[0] == -1, f"{text}, but it accepted a second one at index {again[0]}", rules.ONE_CHANGE, [leader]
+        )
     held.release()
     c.agree("by three", 3, within=20.0)
     reconfigure(c, range(4))
@@ -297,7 +300,7 @@ def test_one_at_a_time(cluster: StartCluster) -> None:
 
 @points(6)
 def test_own_term_first(cluster: StartCluster) -> None:
-    """A new leader begins no change before it has committed an entry of its own term (a bug of Raft, found in 2015)."""
+    """A new leader begins no change before it has committed an entry of its own term (Raft lacked this rule until 2015)."""
     c = cluster(4)
     c.agree("by four", 4)
     for number in range(3):
@@ -386,7 +389,7 @@ def test_partition_in_a_change(cluster: StartCluster) -> None:
         c.partition([leader, 3], rest)
         hold.release()
         commit_in_vain(c, leader)  # two of four members have it
-        # The other two know of no change, and are two of three.
+        # The other two servers have not heard of the change. They are two of three members.
         c.agree(f"by the other two, {number}", 2, among=rest, within=20.0)
         c.heal()
         agree_by(c, f"by three again, {number}", range(3))
@@ -535,7 +538,7 @@ def test_who_counts(cluster: StartCluster) -> None:
     c.restart(0)
     voters.expect_loss([2], "two of five, also after a restart", rules.CONFIGURATION_STAYS)
     voters.expect_win([3, 4], "three of five", rule)
-    # Another leader's entry replaces the last one, so the configuration before that one counts again.
+    # Another leader's entry replaces the entry at index 2, so the configuration at index 1 counts again.
     append(c, 2, 20_000, (1, 1000), entries(20_000, "instead"))
     voters.expect_loss([4, 1], "two of the four members at index 1; the entry at index 2 is gone", rule)
     voters.expect_win([2, 3], "three of four", rule)
@@ -631,15 +634,15 @@ def test_change_while_stepping_down(cluster: StartCluster) -> None:
         last = c.agree(f"{attempt} in peace", 1)
         term, _ = c.get_state(0)
         newer = term + 5
-        followers.limit_logs(last, 1, 2, 3)  # so that nothing after it is committed
+        followers.limit_logs(last, 1, 2, 3)  # so that nothing after this index is committed
         holders = [(who, each.log) for who, each in followers.followers.items() if len(each.log) >= last]
         text = f"expected another server to have index {last} before S0 applies it, but none has it"
         c.expect(bool(holders), text, rules.COMMIT_MAJORITY, [0])
         who, log = holders[0]
         with c.at_once(0):
             calls = [MembershipCall(c, 0, members) for members in ((0, 1, 2), (0, 1, 3))]
-            # In every third attempt the new leader's entry is committed. Then only its role as a follower keeps S0 from
-            # making a change.
+            # In every third attempt, the new leader's entry is committed. Then S0 must refuse changes for one reason only:
+            # it is a follower.
             commit = last + 1 if attempt % 3 == 2 else 0
             send_append(c, who, newer, (last, log[last - 1]["term"]), entries(newer, f"{attempt} by S{who}"), commit)
         answers = [call.answer() or (-1, -1, False) for call in calls]
@@ -650,7 +653,7 @@ def test_change_while_stepping_down(cluster: StartCluster) -> None:
         text = f"expected S0 to accept at most one of two changes requested together, but it answered {answers}"
         c.expect(len(taken) <= 1, text, rules.ONE_CHANGE, [0])
         c.sleep(0.03)
-        # The new leader's entry has replaced the change, if S0 made one, and there is nothing after it.
+        # If S0 made a change, the new leader's entry has replaced it. S0's log ends with the new leader's entry.
         beyond = any(append(c, who, newer, (last + 2, each))["success"] for each in (term, newer))
         text = f"expected S0 to append nothing once it follows S{who} in term {newer}, but it has index {last + 2}"
         c.expect(not beyond, text, rules.ELECTION_SAFETY, [0])
@@ -732,7 +735,7 @@ def test_a_learner_that_was_slow(cluster: StartCluster) -> None:
     c.sleep(1.2)
     late.release()
     index, _, leads = call.answer() or (-1, 0, False)
-    text = "expected S0 to add S3, but S0 refuses. From 1.2 s after the call on, S3 answers at once"
+    text = "expected S0 to add S3, but S0 refuses. S3 answers at once, beginning 1.2 s after the call"
     c.expect(not leads or index > 0, text, rules.LEARNERS, [0])
 
 
@@ -998,7 +1001,7 @@ def test_part2_minority_of_the_old(cluster: StartCluster) -> None:
     c.partition([leader, 3, 4, 5], rest)
     hold.release()
     commit_in_vain(c, leader)  # one of the old three members has it
-    # The other two know of no change, and are two of three.
+    # The other two servers have not heard of the change. They are two of three members.
     c.agree("by the other two", 2, among=rest, within=20.0)
     c.heal()
     reconfigure(c, (leader, 3, 4, 5))
@@ -1214,7 +1217,7 @@ def test_part2_two_commits(cluster: StartCluster) -> None:
     done = followers.wait_for(lambda: c.committed(index)[0] > 0)
     text = f"expected S0 to apply C_old,new at index {index} within 10 s, but it did not. A majority of each set has it"
     c.expect(done, text, rules.BOTH_MAJORITIES, [0])
-    # C_new follows. Whether the old servers get it makes no difference.
+    # C_new follows. It makes no difference whether the old servers get C_new.
     followers.lift_limits(2)
     c.wait_for(1.5, lambda: configured(c, [3, 4, 5, 6]) > 0)
     text = "expected S0 not to apply C_new, but it did. S0 is not in C_new, and only two of these four servers have it"

@@ -2,7 +2,7 @@
 
 Every test requires three things. Before a server starts an election, it asks whether it would be elected, and its term does
 not grow until a majority says yes. As long as a majority hears the leader, the leader continues to lead, no matter which
-server returns or cannot hear it. A leader that no majority answers steps down, so that the others elect a new one.
+server returns or cannot hear it. If no majority answers a leader, it steps down, and the others elect a new one.
 
 How often a server asks, and what a reply contains beyond Figure 2, are the student's choice. The referee checks that no term
 grows without the pre-votes of a majority. In the last tests there is one real server (S0), and the others are scripted
@@ -167,7 +167,7 @@ def test_partial_partition(cluster: StartCluster) -> None:
         for step in range(8):
             c.sleep(0.8)
             c.agree(f"{number}: {step}", 2)
-        _expect_undisturbed(c, leader, term, f"as S{both} hears it, though S{other} does not")
+        _expect_undisturbed(c, leader, term, f"while S{both} hears it, although S{other} does not")
         calls = c.rpc_count(other, "pre_vote")
         c.expect(calls > 0, f"expected S{other} to call pre_vote, but it did not", rules.STILL_ELECTED, [other])
         c.heal()
@@ -193,7 +193,7 @@ def test_ring_with_gaps(cluster: StartCluster) -> None:
     term, _ = c.get_state(leader)
     for number in range(6):
         c.sleep(1.0)
-        _expect_undisturbed(c, leader, term, "as most hear it")
+        _expect_undisturbed(c, leader, term, "while most servers hear it")
         c.agree(f"number {number}", 3, among=range(3))
     c.heal()
     c.agree("by all again", 5)
@@ -287,7 +287,7 @@ def test_lost_and_repeated(cluster: StartCluster) -> None:
 
 
 def _expect_step_down(c: Cluster, leader: int, why: str) -> None:
-    """Require that a leader that no majority answers steps down by itself, within the time that an election may take."""
+    """Require that ``leader`` steps down by itself within ``ELECTION_LIMIT``. ``why`` says who answers it."""
     done = c.wait_for(ELECTION_LIMIT, lambda: not c.get_state(leader)[1])
     text = f"expected S{leader} to step down within 5 s, but it still says that it leads. {why}"
     c.expect(done, text, rules.CHECK_QUORUM, [leader])
@@ -368,7 +368,7 @@ def test_old_leader_is_needed(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_answers_during_a_snapshot(cluster: StartCluster) -> None:
-    """The only follower that answers lacks a long snapshot, and refuses entries meanwhile; the leader stays."""
+    """The only follower that answers needs a long snapshot, and refuses entries until it has it; the leader stays."""
     c = cluster(3)
     c.take_snapshots(5, size=150_000)
     c.agree("by all", 3)
@@ -377,8 +377,8 @@ def test_answers_during_a_snapshot(cluster: StartCluster) -> None:
     c.disconnect(behind)
     for number in range(5):
         c.agree(f"without S{behind}, {number}", 2)
-    # At least 36 chunks, and 45 ms for each if they are sent one after another. Some Rafts wait only for the answer to their
-    # last message, so answers must come sooner than the next heartbeat.
+    # The snapshot has at least 36 chunks. If they are sent one after another, each takes 45 ms. Some Rafts wait only
+    # for the answer to their last message, so answers must come sooner than the next heartbeat.
     for link in ((leader, behind), (behind, leader)):
         c.network.set_link(*link, latency=(0.022, 0.022))
     c.connect(behind)
@@ -665,8 +665,8 @@ def test_pre_votes_of_an_earlier_round(cluster: StartCluster) -> None:
             c.sleep(0.2)
         else:
             # Wait until S0 has asked again, and has got the answers. Some Rafts ask one server after the other, or look
-            # only every 0.1 s at what has arrived. S1's yes to this question comes last: the late answers must not
-            # count together with it.
+            # only every 0.1 s at what has arrived. S1's yes to the new request comes last: the late answers must not
+            # count together with this yes.
             c.scripted_server(1).answer["pre_vote"] = _pre_vote_answer(True)
             last = c.hold("pre_vote", dst=1, leg="reply")
             _wait_for_pre_vote(c)
@@ -695,7 +695,7 @@ def test_late_votes_and_pre_votes(cluster: StartCluster) -> None:
         c.wait_for(0.1, lambda: len(late.messages) == 2)  # noqa: B023  (called in this round only)
         votes.release()
         c.sleep(0.05)
-        won = c.get_state(0) == (term, True)  # else S0 stopped being a candidate to ask for pre-votes
+        won = c.get_state(0) == (term, True)  # if not, S0 is no longer a candidate: it asks as a follower
         late.release()
         c.sleep(0.2)
         if won:
@@ -767,10 +767,10 @@ def test_loser_asks_again(cluster: StartCluster) -> None:
 
 
 def _expect_no_election(c: Cluster, yes: Collection[int], why: str) -> None:
-    """Let only ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
+    """Let only the servers ``yes`` say yes to pre-votes, and require that S0 starts no election for 2.5 s."""
     _deny_all(c)
-    # First let every timeout run out once. Until its timer runs out, S0 may ask again those servers that have not said
-    # yes, and an earlier yes still counts.
+    # First let every timeout run out once. Until S0's timer runs out, an earlier yes still counts, and S0 may repeat its
+    # request to the servers that have not said yes.
     c.sleep(2.5)
     term, _ = c.get_state(0)
     for number in yes:
@@ -832,7 +832,7 @@ def test_answers_that_count(cluster: StartCluster) -> None:
 
 @points(5, networks=SIM)
 def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
-    """A leader that nobody answers is deposed just before it would step down; elected again, it starts a new wait."""
+    """A leader that nobody answers is deposed just before it would step down; elected again, it waits anew for answers."""
     c = cluster(3, scripted=(1, 2))
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
 
@@ -871,8 +871,8 @@ def test_silence_of_an_earlier_term(cluster: StartCluster) -> None:
             continue
         first = wait_for_campaign(c, newer)
         term = wait_for_leadership(c)
-        text = f"expected S0 to lead term {first} and to wait for answers in it, but it leads only term {term}. All servers"
-        text = f"{text} vote for it in term {first}; nobody had answered it in term {before}"
+        text = f"expected S0 to lead term {first}, in which all servers vote for it, but it leads only term {term}. In term"
+        text = f"{text} {before}, nobody had answered it"
         c.expect(term == first, text, rules.CHECK_QUORUM, [0])
 
 
@@ -891,12 +891,12 @@ def test_short_silence(cluster: StartCluster) -> None:
         wait_for_campaign(c, newer)
         timeouts.append(c.now - since)
         term = wait_for_leadership(c)
-    # The last answer may come as long as a heartbeat interval before the silence. Even so, S0 is without answers for
-    # less than the longest timeout, which is how long a leader waits for answers.
+    # The last answer may arrive up to a heartbeat interval before the silence begins. Even then, S0 gets no answer for less
+    # time than the longest timeout. A leader waits for answers as long as the longest timeout.
     silence = min(timeouts) / 2
     text = f"when nobody answers it for {silence:.1f} s, half of its shortest election timeout in this run"
     for number in range(3):
-        # By now, a leader has used up the time that it had for its first answers.
+        # First let the time pass that a new leader allows for its first answers.
         c.sleep(2 * max(timeouts) + 0.03 * number)
         for follower in followers:
             follower.silent = True

@@ -5,10 +5,10 @@ election. The target is elected at once, although all servers hear the old leade
 transfer that fails is given up, and nothing is worse than before.
 
 How often TimeoutNow is sent, and what a server does with a late TimeoutNow, are the student's choice. The referee checks
-that TimeoutNow is sent only when the target has acknowledged the whole log, and that only a server that was told to stand
-for election says so in its requests. This lab needs labs 2A to 2D. Where a Raft also has labs 2E and 2F, a transfer must
-work with these; the tests that change members need lab 2E. In the tests at the end there is one real server (S0), and the
-others are scripted.
+that TimeoutNow is sent only when the target has acknowledged the whole log. It also checks that a server sets
+leadership_transfer in its RequestVotes only if it was told to stand for election. This lab needs labs 2A to 2D. If a Raft
+also has labs 2E and 2F, a transfer must work with these; the tests that change members need lab 2E. In the tests at the
+end there is one real server (S0), and the others are scripted.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def test_late_timeout_now(cluster: StartCluster) -> None:
 
 @points(6, networks=SIM)
 def test_crashes_in_between(cluster: StartCluster) -> None:
-    """The leader crashes just before or after it sends TimeoutNow, or the target around its election; the others go on."""
+    """The leader crashes before or after it sends TimeoutNow, or the target when it asks for votes; the others go on."""
     c = cluster(5)
     c.network.long_waits = False
     crashes = (("leader", "before"), ("target", "before"), ("leader", "after"), ("target", "after"))
@@ -375,7 +375,7 @@ def test_both_sets_have_the_target(cluster: StartCluster) -> None:
     c.wait_for(10.0, lambda: bool(late.messages) or not call.pending)
     c.wait_for(1.0, lambda: bool(late.messages))
     if not late.messages:
-        return  # a Raft that changes one server at a time
+        return  # this Raft changes one server at a time
     expect_refused(c, leader, leaves, "it is not in C_new")
     expect_refused(c, leader, 3, "it is not in C_old")
     begin(c, leader, stays)
@@ -415,10 +415,10 @@ def _joint_change(cluster: StartCluster) -> _JointChange | None:
 
 @points(4, networks=SIM)
 def test_new_configuration_first(cluster: StartCluster) -> None:
-    """The leader appends C_new while it hands over: TimeoutNow waits until the target has that, too (part 2 of lab 2E)."""
+    """The leader appends C_new while it hands over: TimeoutNow waits until the target has C_new, too (part 2 of lab 2E)."""
     change = _joint_change(cluster)
     if change is None:
-        return  # a Raft that changes one server at a time
+        return  # this Raft changes one server at a time
     c, leader, target = change.c, change.leader, change.target
     lacks = c.hold("append_entries", dst=target, when=carries_configuration(change.new, joint=False))
     begin(c, leader, target)
@@ -442,7 +442,7 @@ def test_joint_change_goes_on(cluster: StartCluster) -> None:
     """C_old,new is committed during a transfer that fails: the leader completes the change (part 2 of lab 2E)."""
     change = _joint_change(cluster)
     if change is None:
-        return  # a Raft that changes one server at a time
+        return  # this Raft changes one server at a time
     c, leader, target = change.c, change.leader, change.target
     asked = c.hold("timeout_now")
     begin(c, leader, target)
@@ -472,7 +472,7 @@ def test_during_a_joint_change(cluster: StartCluster) -> None:
     c.wait_for(10.0, lambda: bool(held[0].messages) or not call.pending)
     c.wait_for(1.0, lambda: bool(held[0].messages))
     if not held[0].messages:
-        return  # a Raft that changes one server at a time
+        return  # this Raft changes one server at a time
     c.sleep(0.05)
     hand_over_at_once(c, leader, target, ", while two sets of members are in force")
     for hold in held:
@@ -567,7 +567,7 @@ def test_no_commands_meanwhile(cluster: StartCluster) -> None:
     followers = {number: LateFollower(c, number) for number in (1, 2)}
 
     def expect_no_timeout_now() -> None:
-        """S1 catches up now."""
+        """Let S1 catch up, and require that S0 sends S1 no TimeoutNow."""
         followers[1].stop = NO_LIMIT
         c.sleep(0.7)
         calls = len(timeouts_now(c, 1))
@@ -801,7 +801,7 @@ def test_higher_term_ends_it(cluster: StartCluster) -> None:
         more = [rpc for rpc in timeouts_now(c, 1)[calls:] if rpc.args["term"] == term]
         text = f"expected S0 to send no TimeoutNow in term {term}, but it did. Nobody asked for a transfer in that term"
         c.expect(not more, text, rules.NO_COMMANDS_MEANWHILE, [0])
-    # The target answers TimeoutNow with a higher term, as it has heard of a newer leader.
+    # The target answers TimeoutNow with a higher term, because it has heard of a newer leader.
     c.scripted_server(1).answer["timeout_now"] = lambda rpc: {"term": term + 7}
     begin(c, 0, 1)
     c.wait_for(0.3, lambda: c.get_state(0)[0] >= term + 7)

@@ -258,8 +258,8 @@ def test_everything_at_once(cluster: StartCluster) -> None:
     end_well(c)
 
 
-# Seconds. After the last fault, a clerk may still wait for a call to a server that it could not reach. After that, a
-# leader may still wait for a call to a follower. Each call takes up to 7 s to fail. From then on, the limit is that of
+# Seconds. After the last fault, a clerk may still wait for a call to a server that it could not reach. Then a leader
+# may still wait for a call to a follower. Each call takes up to 7 s to fail. From then on, the limit is that of
 # the other tests.
 LONG_WAITS_LIMIT = 7.0 + 7.0 + OPERATION_LIMIT
 
@@ -464,7 +464,7 @@ def test_step_4_followers_save(cluster: StartCluster) -> None:
 
 @points(5)
 def test_step_5_commit(cluster: StartCluster) -> None:
-    """Step 5 of a write: a majority has the entry, but the leader crashes, or it learns of this late."""
+    """Step 5 of a write: a majority has the entry, but the leader crashes, or learns of this late."""
     c = cluster(3, clerks=2, max_state=1500)
     path = WritePath(c, "step 5, a majority has the entry, and the leader learns of it")
     for who in ("the leader crashes", "all servers crash"):
@@ -575,7 +575,7 @@ def test_split_brain(cluster: StartCluster) -> None:
 
 @points(5)
 def test_foreign_entries(cluster: StartCluster) -> None:
-    """Requests wait at a leader with a minority. Other clients' entries replace theirs, so the answer must not be ok."""
+    """Requests wait at a leader with a minority. Other entries take the place of theirs, so no answer may be ok."""
     c = cluster(3, clerks=4, scripted_clerks=1, max_state=1500)
     client, fresh = c.scripted_clerks[0], c.clerks[3]
     for number in range(3):
@@ -676,7 +676,7 @@ def test_sessions_end_in_order(cluster: StartCluster) -> None:
         second.expect_ended(longest_ago)
         for session in (first, fourth, fifth):
             session.do_once("get", "x")
-        # `first` is now the next session to end. No register makes an old session valid again, whatever its client_id.
+        # `first` is now the next session to end. A register makes no old session valid again, whatever client_id it has.
         sixth = client.register_once(second.number)
         first.expect_ended(longest_ago)
         second.expect_ended("No register may bring it back")
@@ -704,7 +704,7 @@ def test_no_clock_ends_a_session(cluster: StartCluster) -> None:
         for fields in old:
             client.succeed_once(fields)
         c.sleep(60.0)
-        # A register ends the session that was used least recently, but the others do not become too old meanwhile.
+        # A register ends the session that was used least recently, but no session ends because of its age.
         fourth = client.register_once()
         for fields in old:
             client.succeed_once(fields, when="No session ends with time")
@@ -756,7 +756,7 @@ def test_clerk_outlives_its_session(cluster: StartCluster) -> None:
         c.wait_for(OPERATION_LIMIT, lambda hold=hold, operation=operation: hold.messages or operation.done)  # type: ignore[misc]
         end_session()
         hold.drop()
-        wait(operation)  # with Unknown, unless the clerk has asked another leader meanwhile
+        wait(operation)  # the operation raises Unknown, unless the clerk has asked another leader meanwhile
         following = wait(clerk.begin("append", "x", token("C0", 10 + number)))
         if operation.outcome == "unknown":
             clerk.require_known(following)
@@ -774,7 +774,7 @@ def _fill(c: Cluster, session: Session, servers: Collection[int]) -> None:
 
     for number in range(80):
         session.do("put", "filler", f"{number:4}" * 50)
-        # A service must act once 8 times max_state are stored, and then has 2 s to do so.
+        # A service must take a snapshot once 8 times max_state bytes are stored, and then has 2 s to do so.
         if c.wait_for(2.0 if number % 20 == 19 else 0.0, lambda: not without()):
             return
     text = "expected every server to take a snapshot during 80 puts of 200 bytes with max_state=2000"
@@ -835,10 +835,10 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
             c.sleep(c.random.uniform(0.0, 0.001))
         client.answer(begun)
         for rpc in rpcs:
-            # Another request would make an entry of its own, and perhaps another snapshot.
+            # Do not repeat a request that got ok: its copy would add an entry, and perhaps cause another snapshot.
             status = client.answer(rpc)["status"]
             if status != "ok" and rpc is rpcs[0]:
-                continue  # this number is not that of the session
+                continue  # the session that has just begun has another number than `new`
             if status != "ok":
                 client.succeed(rpc.args)
             written.append(rpc.args["value"])
@@ -934,7 +934,7 @@ def _send_copies(c: Cluster, client: Client, fields: Message, again: str) -> Non
         with c.at_once(client.server):
             rpcs = [client.send(client.server, fields) for _ in range(3)]
         answers += map(client.answer, rpcs)
-    client.succeed(fields)  # even if nobody has carried it out yet
+    client.succeed(fields)  # after this, it has been carried out in any case
     others = range(c.size) if again == "to every server" else [client.server]
     answers += [client.ask(server, fields) for server in others]
     for answer in answers:
@@ -1106,7 +1106,7 @@ def test_entries_of_others(cluster: StartCluster) -> None:
         c.crash(server)
     c.start_all()
     client.succeed(session.request("append", "x", "4;"), rules.BAD_REQUESTS, when, late=rules.BAD_REQUESTS)
-    client.expect_value(session, "x", "1;2;3;4;", " as before", rules.BAD_REQUESTS)
+    client.expect_value(session, "x", "1;2;3;4;", "Those entries must change nothing", rules.BAD_REQUESTS)
 
 
 @points(5)
@@ -1163,8 +1163,8 @@ def test_entry_of_another_leader(cluster: StartCluster) -> None:
 
 
 def _overwrite(c: Cluster, client: Client, followers: list[ScriptedFollower], fields: Message, foreign: Any) -> Any:
-    """Ask S0 for something, replace the entry by one with the command ``foreign`` and commit that, and require that S0 does
-    not answer with ok. Returns the command of the entry that was replaced."""
+    """Send S0 the request ``fields``. Replace its entry by one with the command ``foreign``, commit the new entry, and
+    require that S0 does not answer with ok. Returns the command of the entry that was replaced."""
     log = longest_log(followers)
     for follower in followers:
         follower.limit = len(log)
@@ -1246,8 +1246,8 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
         for follower in followers:
             follower.limit = len(log)
         rpc, first = _ask_for_entry(c, client, len(log) + 1, one.request("get", "x"))
-        # S1 has this entry, leads a new term, and has carried out the put in the entry after this one. S0 learns of the
-        # put only after it has been asked for another get.
+        # S1 has the entry of this get (`first`), leads a new term, and has carried out the put, which is in the next entry.
+        # S0 learns of the put only after it has been asked for another get.
         new = c.get_state(0)[0] + 1000
         later = other.request("get", "x")
         second = client.send(0, later)
@@ -1270,8 +1270,8 @@ def test_get_after_another_get(cluster: StartCluster) -> None:
 
 
 def _ask_for_entry(c: Cluster, client: Client, index: int, fields: Message) -> tuple[Rpc, Message | None]:
-    """Ask S0 for something, and wait until it sends the entry at ``index`` to a scripted server. Returns the request and the
-    entry; ``None`` if S0 has answered without one."""
+    """Send S0 the request ``fields``, and wait until S0 sends the entry at ``index`` to a scripted server. Returns
+    the request and the entry; ``None`` for the entry if S0 has answered without one."""
     seen = [len(server.received) for server in c.scripted]
 
     def entry() -> Message | None:
@@ -1322,14 +1322,14 @@ def test_clerk_asks_again(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_clerk_after_an_outage(cluster: StartCluster) -> None:
-    """For 20 s no server answers a clerk: once they do, its operation soon ends."""
+    """For 20 s no server answers a clerk: once servers answer again, the clerk's operation soon ends."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     outage, asked = 0.0, set[int]()
 
     def answer(rpc: Rpc) -> Message | None:
-        # The outage lasts for 20 s, and then until each server has been asked once more. So it ends just when a clerk that
-        # pauses after it has asked every server begins to pause.
+        # The outage lasts for 20 s, and then until each server has been asked once more. Some clerks pause whenever they
+        # have asked every server. So the outage ends when such a clerk has just begun to pause.
         if len(asked) < 3:
             if c.now >= outage:
                 asked.add(rpc.dst)
@@ -1398,13 +1398,13 @@ def test_clerk_registers(cluster: StartCluster) -> None:
 
 @points(6)
 def test_clerk_without_its_session(cluster: StartCluster) -> None:
-    """After no_session, a clerk registers and goes on. If it had already sent this write, it raises Unknown, once."""
+    """After no_session, a clerk registers and goes on. If it had sent the same write before, it raises Unknown."""
     c = cluster(3, scripted=[0, 1, 2], clerks=1)
     service, clerk = PlayedService(c), c.clerks[0]
     writes: list[tuple[str, tuple[str | None, ...]]] = [("put", ("1;",)), ("append", ("1;",)), ("swap", (None, "1;"))]
     service.run(clerk, "put", "first", "1;", when="although nothing is refused")
     number = 0
-    # The last of these is a whole round of servers that refuse.
+    # In the last case, every server refuses once.
     for earlier in ([], [None], [reply("try_again")], [reply("not_leader")], [reply("try_again")] * 3):
         which = (
             "its first request" if not earlier else "a request after a lost one" if earlier[0] is None else "its retry"
@@ -1459,7 +1459,7 @@ _MOST_REQUESTS = 1.2  # for each operation, in a quiet cluster
 def _time_of_raft(c: Cluster) -> float:
     """The seconds that Raft itself needs for an entry, from ``start`` until the leader applies it."""
     applies = c.event_loop.referee.applies
-    # A copy of one of the service's entries, which has no further effect.
+    # Propose a copy of one of the service's entries: the copy has no further effect.
     copy = next(command for _, (kind, command) in sorted(applies.values.items(), reverse=True) if kind == "command")
     leader = c.settled_leader()
     times = [c.now]
@@ -1467,7 +1467,7 @@ def _time_of_raft(c: Cluster) -> float:
         index, _, _ = c.propose(leader, copy)
         c.wait_for(1.0, lambda index=index: applies.last_applied[leader] >= index)  # type: ignore[misc]
         times.append(c.now)
-    return (times[-1] - times[1]) / 4  # the first may have come in the middle of a heartbeat interval
+    return (times[-1] - times[1]) / 4  # the first proposal may have come in the middle of a heartbeat interval
 
 
 @points(5, networks=SIM, schedule="none")

@@ -34,7 +34,7 @@ from raftlab.suites.marking import SIM, StartCluster, points
 
 # Seconds within which a server answers a request, and a little more.
 ANSWERED = 2.5
-# No election timeout is longer, since a leader must be elected within 5 s (lab 2A).
+# No election timeout is longer, because a leader must be elected within 5 s (lab 2A).
 LONGEST_TIMEOUT = ELECTION_LIMIT
 
 
@@ -90,7 +90,7 @@ def expect_soon(
     return c.fail(f"{text}, but the status is {status}", rules.PROGRESS, [server])
 
 
-# --- every kind of read, in quiet and in trouble -------------------------------------------------------------
+# --- every kind of read, with and without faults -------------------------------------------------------------
 
 
 @points(5)
@@ -199,7 +199,7 @@ def test_index_costs_no_entry(cluster: StartCluster) -> None:
         f"expected 40 reads by index to add nothing to the log, but its end moved from {last} to {_last_index(c)}",
         rules.READ_COST,
     )
-    # One round of two messages for each read; the follower that a clerk asks first may have to ask the leader.
+    # Each read may cost three messages: two for a round, and one if the clerk asks a follower, which then asks the leader.
     most = 40 * 3 + 1.2 * idle * seconds / 2.0 + 5
     spent = _server_rpcs(c) - before
     text = f"expected 40 reads by index to cost at most {most:.0f} messages between servers, but they cost {spent}"
@@ -298,7 +298,7 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
     followers = [ScriptedFollower(c, number) for number in (1, 2)]
     _, client, _ = leads_alone(c)
     if not c.raft_has("timeout_now"):
-        return  # if it had to wait for its timer, S0 would lead again too late
+        return  # without TimeoutNow, S0 must wait for its timer, and leads again too late
     for _ in range(3):
         expect_soon(c, client, 0, read_of("index"), "1;", rules.READ_INDEX)
         for follower in followers:
@@ -306,7 +306,7 @@ def test_read_of_an_earlier_term(cluster: StartCluster) -> None:
         c.sleep(0.05)
         call = c.ask_read_index(0)
         c.sleep(0.01)
-        # S1 has led a newer term for a while, and has committed an entry. S0 learns of it now.
+        # S1 has led a newer term for a while, and has committed an entry. S0 learns of the term and the entry now.
         log, new = list(longest_log(followers)), c.get_state(0)[0] + 10
         more = entries(new, f"of term {new}")
         append(c, 1, new, (len(log), log[-1]["term"]), more, len(log) + 1)
@@ -391,8 +391,8 @@ def test_reads_and_a_new_leader(cluster: StartCluster) -> None:
                 if not half:
                     send_append(c, 1, new, prev)
         c.sleep(0.02)
-        # If S0 has wrongly added an entry since, that entry has the same term and index as this one, so S0 takes the two for
-        # the same entry.
+        # If S0 has wrongly added an entry since, that entry has the same term and index as S1's entry here, so S0 takes the
+        # two for the same entry.
         command, index = f"of term {new}", len(log) + 1
         if append(c, 1, new, prev, entries(new, command), index)["term"] != new:
             wait_for_leadership(c)
@@ -469,8 +469,8 @@ def test_index_needs_a_commit_of_the_term(cluster: StartCluster) -> None:
     for read in reads:
         client.answer(read)
     _expect_one_noop(c)
-    # While this read waits, the entry of S0's own term is committed, and with it the second put. The index that S0 noted
-    # before that does not cover the put, so S0 must not return it.
+    # While this read waits, the entry of S0's own term is committed, and with it the second put. An index that S0 noted
+    # before this commit does not cover the put, so S0 must not return that index.
     call = c.ask_read_index(0)
     c.sleep(0.05)
     for follower in followers:
@@ -504,7 +504,7 @@ def _expect_one_noop(c: Cluster) -> None:
 
 @points(4)
 def test_deposed_leader_answers_nothing(cluster: StartCluster) -> None:
-    """A leader is cut off with one follower, and a new leader is elected: both must refuse reads by index."""
+    """A leader and one follower are cut off, and a new leader is elected: these two servers must refuse reads by index."""
     c = cluster(5, clerks=1, scripted_clerks=1)
     clerk, client = c.clerks[0], Client(c)
     clerk.put("x", "old;")
@@ -847,7 +847,7 @@ def test_voter_restarts(cluster: StartCluster) -> None:
 def wait_for_vote(
     c: Cluster, candidate: int, voter: int, term: int, meanwhile: Callable[[], None] = lambda: None
 ) -> int:
-    """Let a scripted candidate, whose log is newer than any, ask a real server for its vote every 5 ms, until it agrees.
+    """Let a scripted candidate, whose log is newer than any, ask a real server for its vote every 5 ms, until it votes.
 
     Args:
         c: the cluster.
@@ -996,7 +996,7 @@ def test_lease_and_restart(cluster: StartCluster) -> None:
 
 @points(4, networks=SIM)
 def test_lease_and_a_refusal(cluster: StartCluster) -> None:
-    """A lease depends on a server that refuses entries because it lacks earlier ones: it too must keep silent."""
+    """A lease depends on a server that refuses entries because it lacks earlier ones: this server must not vote, either."""
     c = cluster(3, scripted=[2], scripted_clerks=1)
     c.crash(1)
     other = ScriptedFollower(c, 2)
@@ -1004,7 +1004,7 @@ def test_lease_and_a_refusal(cluster: StartCluster) -> None:
         c.scripted_server(2).answer[method] = _vote_for_s0
     term, client, _ = leads_alone(c)
     expect_soon(c, client, 0, read_of("lease"), "1;", rules.LEASE)
-    # Measure how long a lease that rests on S2 alone lasts. S2, too, must keep silent for at least that time.
+    # Measure how long a lease that rests on S2 alone lasts. Below, the test waits until no lease can rest on S2.
     other.silent, since, lasts = True, c.now, 0.0
     while client.ask(0, read_of("lease"))["status"] == "ok" and c.now < since + LONGEST_TIMEOUT:
         lasts = c.now - since
@@ -1017,8 +1017,8 @@ def test_lease_and_a_refusal(cluster: StartCluster) -> None:
     everything = c.hold("append_entries", src=0, dst=1)
     c.restart(1)
     c.wait_for(1.0, lambda: c.server_state(1).ready)
-    # S2 answers no more, so a lease rests on S1 alone, which refuses what S0 sends first. S1 does not get the entries from
-    # the beginning.
+    # S2 answers no more, so a lease rests on S1 alone. S1 refuses what S0 sends first, and does not get the entries from the
+    # beginning of the log, which it would accept.
     other.silent, since = True, c.now
     c.sleep(max(0.15, lasts))
     acceptable = c.hold("append_entries", src=0, dst=1, when=lambda args: args["prev_log_index"] == 0)
@@ -1105,8 +1105,8 @@ def _vote_for_s0(rpc: Rpc) -> Message:
 
 
 def _without_changes(follower: ScriptedFollower, members: list[int]) -> Callable[[Rpc], Message | None]:
-    """Answers to AppendEntries that refuse every message with a configuration other than ``members``. They confirm the
-    leader all the same."""
+    """Answers to AppendEntries that refuse every message with a configuration other than ``members``. Even a refusal
+    confirms that S0 leads."""
 
     def answer(rpc: Rpc) -> Message | None:
         entries = rpc.args["entries"]
@@ -1255,7 +1255,7 @@ def test_clocks_beyond_the_bound(cluster: StartCluster) -> None:
 # --- part 2: leases at followers -----------------------------------------------------------------------------
 # In a Raft that has only part 1, followers refuse reads by lease, and the failure says so.
 
-# Seconds. A lease at a follower lasts no longer (handouts/lab-3b-details.md).
+# Seconds. A lease at a follower lasts at most this long (handouts/lab-3b-details.md).
 LONGEST_LEASE = 1.0
 # The maximum number of messages per second with which the servers of a quiet cluster renew leases.
 _RENEWALS = 20
@@ -1290,7 +1290,7 @@ def _write_and_read(
     c: Cluster, client: Client, holder: int, value: str, why: str, no_lease: str = "The lease of S{} has ended by now"
 ) -> float:
     """Let C0 put ``value`` into ``x``, and read by lease at ``holder`` every 10 ms meanwhile and for a while after.
-    Require that reads that began after the put had returned show no other value. Returns the seconds that the put took.
+    Reads that began after the put had returned must show no other value. Returns the seconds that the put took.
     ``no_lease`` says why no lease can delay the put for ever; ``{}`` stands for the holder's number.
     """
     writer, reads, begun = c.clerks[0], [], c.now
@@ -1406,7 +1406,7 @@ def test_part2_leader_is_spared(cluster: StartCluster) -> None:
 
 @points(6)
 def test_part2_holder_is_cut_off(cluster: StartCluster) -> None:
-    """Part 2: a lease holder is cut off; writes resume after at most one lease, and no later read is stale."""
+    """Part 2: a lease holder is cut off; writes resume when its lease has ended, and no later read is stale."""
     c = cluster(3, clerks=1, scripted_clerks=1)
     _cut_holders_off(c, 3)
     end_well(c)
@@ -1999,8 +1999,8 @@ def test_snapshots_never_go_back(cluster: StartCluster) -> None:
         writer.append("x", f"{number};")
         _only(c, reader, [leader])
         reader.get("x", read="snapshot")
-        # Only the server that is behind can be reached: a correct clerk waits until it can reach another one. It makes no
-        # difference if the second read is of another key.
+        # Only the server that is behind can be reached: a correct clerk waits until it can reach another server. It
+        # makes no difference whether the second read is of another key.
         _only(c, reader, [behind])
         operation = reader.begin("get", ("x", "y")[number % 2], read="snapshot")
         c.sleep(1.0)
@@ -2135,7 +2135,8 @@ def test_snapshot_wakes_reads(cluster: StartCluster) -> None:
     end_well(c)
 
 
-# With preemption, the reference takes a few hundredths of a second.
+# Seconds within which a read is answered once it need not wait any more. With preemption, the reference takes a few
+# hundredths of a second.
 _WOKEN = 0.5
 
 
@@ -2280,7 +2281,7 @@ def _server_rpcs(c: Cluster) -> int:
 
 
 def _rpcs_in(c: Cluster, seconds: float) -> int:
-    """How many messages servers send to each other while nothing is asked of them."""
+    """How many messages servers send to each other in ``seconds`` while no client asks anything."""
     before = _server_rpcs(c)
     c.sleep(seconds)
     return _server_rpcs(c) - before

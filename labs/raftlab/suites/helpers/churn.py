@@ -15,7 +15,7 @@ def propose_everywhere(c: Cluster, command: str) -> int | None:
 
 
 def pause_briefly(c: Cluster, led: bool) -> None:
-    """Sleep briefly: usually too short for a commit if there is a leader (``led``), or 50 ms if there is none."""
+    """Sleep for 50 ms if there is no leader. If there is one (``led``), usually sleep for less time than a commit takes."""
     very_short = c.random.random() < 0.9
     c.sleep(c.random.uniform(0.0, 0.013 if very_short else 0.5) if led else 0.05)
 

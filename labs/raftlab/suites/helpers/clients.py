@@ -20,7 +20,7 @@ FRESH_READS = ("append", "index", "index", "lease", "lease")
 
 
 class Load:
-    """Clerks at work: each carries out one operation after another, as soon as its last one has returned.
+    """Clerks at work: each begins its next operation as soon as the previous one has returned.
 
     Every value is written once in a run, so that a history shows where each value comes from. Choose the keys so that no
     key gets more than 200 operations. A cluster has one load at a time.
@@ -81,7 +81,8 @@ def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
     """
     clerks = [clerk for clerk in c.clerks if c.server_state(clerk.number).up]
     for clerk in clerks:
-        # Most tests have waited for all operations. Where a test has only given them some time, a clerk may be stuck.
+        # Let the clerk begin no other operation. Most tests have waited for all operations. Other tests have only given them
+        # some time, so the clerk may still be busy.
         clerk.on_return = lambda operation: None
         if clerk.operation is not None:
             clerk.finish(clerk.operation)

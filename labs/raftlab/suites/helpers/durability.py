@@ -1,5 +1,5 @@
-"""Requests that lab 2C sends to S0, the one real server, before S0 crashes or while its disk fails, and the check that S0
-afterwards still keeps the promises in its answer."""
+"""Requests that the tests of lab 2C send to S0, the one real server, before S0 crashes or while its saves fail. After S0 has
+restarted, a check requires that S0 keeps the promises in its answer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ REQUESTS = {
 
 
 def prepare(c: Cluster, request: str, term: int) -> None:
-    """Send S0 its three entries of ``term``, and before a vote request let it vote in an earlier term."""
+    """Send S0 its three entries of ``term``. If ``request`` asks for a vote, also let S0 vote for S1 in an earlier term."""
     reply = append(c, 1, term, (0, 0), entries(term, *"abc"))
     c.expect(reply["success"], "expected S0 to take new entries, but it refused", rules.LOG_MATCHING, [0])
     if request in ("a vote", "a vote refused"):

@@ -23,7 +23,7 @@ from raftlab.suites.helpers.scripted_servers import ScriptedFollower
 # What a server may answer if it cannot promise anything.
 REFUSALS = ("not_leader", "try_again")
 _STATUSES = ("ok", *REFUSALS, "no_session", "bad_request")
-# Seconds that a test waits for the answer to one request. A server must answer within 2 s of its own clock. Other tests
+# Seconds that a test waits for the answer to one request. A server must answer within 2 s by its own clock. Other tests
 # check this limit; here, a busy machine may take longer.
 _PATIENCE = 10.0
 # Seconds after which every answer to an earlier request has been sent, and the request has no further effect.
@@ -172,7 +172,7 @@ class Client:
     # --- answers ---
 
     def registration(self, client_id: int | None = None) -> Message:
-        """A request that begins a session. ``client_id``: by default a new number of the client's own."""
+        """A request that begins a session. ``client_id``: by default, a new number."""
         return request("register", next(self._own_numbers) if client_id is None else client_id, 0)
 
     def _value(self, fields: Message, reply: Message, rule: Rule, when: str) -> Any:
@@ -213,7 +213,7 @@ class Session:
     def request(
         self, op: str, key: str = "", value: str | None = None, expected: str | None = None, serial: int | None = None
     ) -> Message:
-        """The session's next request, with ``serial`` or the next one."""
+        """A request of the session, with ``serial``; by default, with the next serial."""
         self.serial = self.serial + 1 if serial is None else serial
         return request(op, self.number, self.serial, key, value=value, expected=expected)
 

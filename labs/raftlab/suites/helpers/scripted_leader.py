@@ -10,7 +10,8 @@ from raftlab.referee.snapshots import CHUNK_BYTES as CHUNK
 
 
 def term_of(index: int) -> int:
-    """The term of an entry in the scripted leader's log: a new term every ten entries, so that snapshots end a term."""
+    """The term of an entry in the scripted leader's log: it changes every ten entries. So a snapshot up to 10, 20, ... ends
+    with the last entry of a term."""
     return 0 if index == 0 else 5 + (index - 1) // 10 * 5
 
 
@@ -87,9 +88,9 @@ class SnapshotSender:
     def commit_through(self, prev: int, last: int, when: str) -> None:
         """Send the entries after ``prev`` up to ``last``, all committed, and require that S0 applies them.
 
-        If S0 refuses because it lacks ``prev``, send it the snapshot up to ``prev`` first. If S0 takes nothing from a
-        message that begins before its commit index, send the entries from there on. ``when`` is part of the failure's
-        message.
+        If S0 refuses because it lacks ``prev``, send it the snapshot up to ``prev`` first. Some Rafts take
+        nothing from a message that begins before their commit index. So send shorter and shorter messages if necessary.
+        ``when`` is part of the failure's message.
         """
         for _ in range(3):
             if self.append(prev, last, commit=last):

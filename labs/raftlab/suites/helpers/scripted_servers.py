@@ -112,7 +112,7 @@ def expect_entry(
 
 
 class Interrupted(Exception):
-    """S0's timer ran out during a script, which is not a mistake, so S0 is now in a newer term than the script."""
+    """S0's timer ran out during a script, so S0 is now in a newer term than the script. That is no mistake."""
 
 
 class ScriptedLeader:

@@ -34,7 +34,7 @@ def divide(c: Cluster) -> None:
 def hold_answer(c: Cluster, clerk: ClerkHandle, within: float = 5.0) -> Hold:
     """Hold the reply that says ``ok`` to the present operation of ``clerk``, and wait until it is held.
 
-    Other replies arrive until then. If there is no ``ok`` within ``within`` seconds, the hold has no messages.
+    Until then, other replies arrive as usual. If there is no ``ok`` within ``within`` seconds, the hold has no messages.
     """
     hold = c.hold("client_request", src=clerk.number, leg="reply")
 

@@ -1,4 +1,4 @@
-"""Helpers for tests in which a leader hands over its leadership (lab 2G). All times are seconds of the lab's time."""
+"""Helpers for tests in which a leader hands over its leadership (lab 2G). All times are in seconds of ``Cluster.now``."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def lead_again(c: Cluster, who: int, above: int) -> int:
     append(c, who, above + 10)
     send_timeout_now(c, who, above + 10)
     if not leads_within(c, 0, LEADS_WITHIN, after=above + 10):
-        wait_for_leadership(c)  # other tests judge whether S0 obeys TimeoutNow; here its own timer will do
+        wait_for_leadership(c)  # other tests judge whether S0 obeys TimeoutNow; here, S0 may wait for its timer
     return c.get_state(0)[0]
 
 

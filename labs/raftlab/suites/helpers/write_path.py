@@ -73,7 +73,7 @@ class WritePath:
         c.note(f"{self.step}: {case}")
         self.leader = c.settled_leader()
         self.followers = [server for server in range(c.size) if server != self.leader]
-        # After this, the clerk knows the leader, and the servers have nothing to do.
+        # Let the clerk find the leader, and wait until the servers have nothing to do.
         self._writer.get("x")
         applied = c.event_loop.referee.applies.last_applied
         c.wait_for(_FAULT_LIMIT, lambda: len({applied.get(server) for server in range(c.size)}) == 1)

@@ -17,7 +17,7 @@ _GAP_S = 2 * LOOK_S
 
 
 class TimeAwake:
-    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S`
+    """The time since this object was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S`
     seconds. If more than two seconds pass between two questions, only two seconds count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class TimeLimit:
         on_end: called once, from the signal's handler. What it raises is raised in the main thread.
 
     Raises:
-        ValueError: this is not the main thread, which alone receives signals.
+        ValueError: this is not the main thread. Only the main thread receives signals.
     """
 
     def __init__(self, seconds: float, on_end: Callable[[], object]) -> None:
@@ -65,7 +65,7 @@ class TimeLimit:
         self._began = time.monotonic()
         self._awake = TimeAwake()
         self._handler = signal.signal(signal.SIGALRM, self._look)
-        # Signals that arrive during a pause become one.
+        # The alarm repeats. However many alarms were due during a pause, only one signal arrives after it.
         look_s = min(LOOK_S, seconds)
         self._outer_s, self._outer_interval_s = signal.setitimer(signal.ITIMER_REAL, look_s, look_s)
 

@@ -66,7 +66,7 @@ RULES: dict[Rule, str] = {
     rules.LOG_IS_CUT: "§7: the log up to the snapshot's last entry is discarded",
     rules.CATCH_UP: "Rules for leaders, §7: send the snapshot to a follower that needs discarded entries",
     rules.MEMBERS_COUNT: "§6: a server uses the latest configuration in its log, committed or not",
-    rules.ONE_CHANGE: "dissertation, 4.1: no new change before the entry of the last one is committed",
+    rules.ONE_CHANGE: "dissertation, 4.1: no new change before the entry of the previous change is committed",
     rules.OWN_TERM_FIRST: "the correction to dissertation, 4.1: first an entry of the leader's own term",
     rules.JOINT_CONSENSUS: "Figure 11: C_old,new first, then C_new",
     rules.BOTH_MAJORITIES: "§6: agreement needs separate majorities of the old and of the new configuration",
@@ -75,7 +75,7 @@ RULES: dict[Rule, str] = {
         "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
     rules.CONFIGURATION_STAYS: (
-        "§6: use the latest configuration in the log; §7: a snapshot carries the one as of its last entry"
+        "§6: use the latest configuration in the log; §7: a snapshot contains the configuration at its last entry"
     ),
     rules.MEMBERS_TOLD: "All Servers, 1: apply every committed entry, including those of kind configuration",
     rules.REMOVED_LEADER: "§6: it steps down once C_new is committed; until then it does not count itself",
@@ -125,7 +125,7 @@ RULES: dict[Rule, str] = {
         "dissertation, 6.4: save the commit index, send a round of heartbeats, and wait for a majority of answers"
     ),
     rules.LEASE: (
-        "dissertation, 6.4.1: a lease begins when the round was sent, and ends before anyone else can be elected"
+        "dissertation, 6.4.1: a lease begins when the heartbeats were sent, and ends before anyone else can be elected"
     ),
     rules.SILENT_VOTERS: (
         "dissertation, 6.4.1: a lease relies on voters that refuse for a while after they heard a leader"
@@ -134,7 +134,7 @@ RULES: dict[Rule, str] = {
         "dissertation, 6.4.1, for holders that do not lead: their lease ends before anything is committed without them"
     ),
     rules.SESSION_READS: (
-        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied it"
+        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied this index"
     ),
     rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
     rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
@@ -172,10 +172,10 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("IndexError", ""): (
         "an index from a message, or next_index, is outside this log: compare it with the log's first and last index",
         "from lab 2D on, the log does not begin at index 1: subtract the index of the snapshot",
-        "another thread cut the log after this one had looked at it: hold the lock from the check to the use",
+        "another thread cut the log after this thread had looked at it: hold the lock from the check to the use",
     ),
     ("KeyError", ""): (
-        "there is no entry for this server: from lab 2E on, the servers in a configuration change",
+        "there is no entry for this server: from lab 2E on, the set of servers can change",
         "another thread has replaced or changed the dict: hold the lock from the check to the use",
     ),
     ("AttributeError", "'NoneType' object"): _NO_REPLY,

@@ -253,7 +253,7 @@ CATCH_UP = Rule(
 
 MEMBERS_COUNT = Rule(
     "members count",
-    "only the servers of the latest configuration in the log vote and count; it takes effect as soon as it is appended",
+    "only the servers of the latest configuration in the log vote and count; a configuration takes effect once appended",
     "§6; dissertation, 4.1",
     f"{_DETAILS_2E}#who-counts",
 )
@@ -379,13 +379,13 @@ NO_COMMANDS_MEANWHILE = Rule(
 )
 WHO_STANDS = Rule(
     "who obeys TimeoutNow",
-    "on TimeoutNow of its own or a newer term, a server with a vote starts an election at once; any other changes nothing",
+    "on TimeoutNow of its own or a newer term, a server with a vote starts an election at once; otherwise nothing changes",
     "dissertation, 3.10",
     f"{_DETAILS_2G}#who-stands",
 )
 ELECTION_ON_REQUEST = Rule(
     "an election on request",
-    "only requests of an election on TimeoutNow have leadership_transfer set; voters then vote although they hear a leader",
+    "only vote requests that follow a TimeoutNow have leadership_transfer set; voters then vote although they hear a leader",
     "dissertation, 3.10, 4.2.3",
     f"{_DETAILS_2G}#an-election-on-request",
 )

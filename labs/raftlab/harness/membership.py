@@ -75,8 +75,8 @@ def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
     """Wait up to ``within`` seconds until a leader (as in :func:`leader_of`) has committed an entry of its own term. A
-    leader may refuse a change before that. On a busy machine, there may have been an election since the last
-    command."""
+    leader may refuse a change before that. Call this even if a command has just been applied: on a busy machine, there may
+    have been an election since."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -134,8 +134,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
         among: the servers that may lead; ``None``: those that are connected.
 
     Returns:
-        The index that ``change_membership`` returned. A leader may refuse a configuration that is already in effect; then
-        the index of that configuration.
+        The index that ``change_membership`` returned. If the leader refuses the change because the configuration is already
+        in effect, the index of that configuration.
     """
     since = c.now
     deadline = since + CHANGE_COMPLETE_WITHIN
@@ -185,7 +185,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         c: the cluster.
         server: the leader.
         members: the servers that should vote.
-        answer: what ``change_membership`` returned. An answer that no leader gives is shown in the failure.
+        answer: what ``change_membership`` returned. If it says that the server does not lead, the failure shows it.
     """
     if not answer[2]:
         text = f"expected the leader S{server} to change the members to {sorted(members)}, but it answers {answer}"

@@ -1,9 +1,9 @@
 """The simulator's deterministic scheduler: threads are greenlets, and time is a number.
 
-One thread (a :class:`Task`) runs at a time. It gives way when it blocks, at the switch points in student code
-(:mod:`raftlab.host.preemption`), and around operations such as the release of a lock. One seeded generator decides
-which of several ready tasks runs next, where a task is preempted and for how long. So a seed and the name of a schedule
-(:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
+One thread (a :class:`Task`) runs at a time. It gives way when it blocks. It can also be preempted, at the switch points in
+student code (:mod:`raftlab.host.preemption`) and around operations such as the release of a lock. One seeded generator
+decides which of several ready tasks runs next, where a task is preempted and for how long. So a seed and the name of a
+schedule (:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
 
 Nothing here knows about Raft, messages or Python's threading module. :mod:`raftlab.host.primitives` builds locks and
 sleep on :meth:`Kernel.block` and :meth:`Kernel.wake`.
@@ -114,7 +114,7 @@ class Kernel:
 
     def __init__(self, seed: int, schedule: str = "none") -> None:
         self.now = 0.0
-        # The current task while the scheduler itself runs, and before any run. It stands for the framework. The
+        # The current task when no student code is running. It stands for the framework. The
         # framework may take a free lock (the library copies do so while they are imported), but it never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
@@ -334,7 +334,7 @@ class Kernel:
         self.current = task
         incarnation = task.incarnation
         if incarnation is not self._loaded:
-            # pickle and dataclasses look up a class's module by name; each server must find its own module there.
+            # pickle and dataclasses look up a class's module in sys.modules. Each server must find its own module there.
             self._loaded = incarnation
             sys.modules.update(incarnation.modules)
         return task.glet

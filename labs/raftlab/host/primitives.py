@@ -230,7 +230,7 @@ class Event:
         if self._flag:
             return True
         if timeout is not None:
-            if not timeout > 0:  # also refuses NaN, as CPython's Condition.wait does
+            if not timeout > 0:  # true for NaN too: CPython's Condition.wait does not wait then either
                 return False
             check_acquire(True, timeout)
         kernel = kernels.active
@@ -367,7 +367,7 @@ def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 class ThreadHandle:
-    """The handle of a joinable thread, which Python 3.13 introduced."""
+    """The handle of a joinable thread. Python has had such handles since 3.13."""
 
     def __init__(self, ident: int | None = None) -> None:
         self.ident = ident

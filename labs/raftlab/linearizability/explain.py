@@ -113,7 +113,7 @@ class _Reasons:
         return not (ends and begins) and not any(other != value and other in value for other in others)
 
     def _append_is_missing(self, wanted: Value) -> str:
-        """The reason if an append is missing from the value although it had returned and nothing can have replaced it."""
+        """The reason if the value lacks an append that had returned, although nothing can have replaced the value since."""
         replacements = [one for one in self.writes if one.op != "append"]
         for one in self.writes:
             if one.op != "append" or _end(one) >= self.failed.call or one.args[0] in (wanted or ""):

@@ -136,7 +136,7 @@ class _Nested(NamedTuple):
     """A lock that was taken while another was held.
 
     Attributes:
-        thread: The thread that took it.
+        thread: The thread that took both locks.
         gates: The ids of all locks that the thread held.
         outer: The line at which the outer lock was taken.
         inner: The line at which the inner lock was taken.
@@ -157,8 +157,8 @@ class Domain:
         self.free: deque[int] = deque()
         self.times: list[int] = []  # by thread number: its latest time; `clocks` has the clock at that time
         self.clocks: list[list[int]] = []
-        # Orders each call by the framework after the end of the constructor and, for a clerk, also after the end of each
-        # earlier operation: a test begins the next operation only when it has the result.
+        # Through this, the end of the constructor happens before every call by the framework. On a clerk, the end of each
+        # operation does so, too, because a test begins the next operation only when it has the result.
         self.before_calls: Sync = Sync()
         self.objects: dict[int, Object] = {}
         self.order = LockOrder()
@@ -185,7 +185,7 @@ class Thread:
             domain.times.append(0)
             domain.clocks.append([])
         self.time = domain.times[self.number] + 1
-        # A thread that knows the actions of this thread must also know the actions of its predecessor with the same number.
+        # Threads that know this thread's actions must also know those of the earlier threads that had the same number.
         self.clock = domain.clocks[self.number]
         self.read: set[Any] = set()
         self.written: set[Any] = set()
@@ -362,7 +362,7 @@ class Detector:
         return number
 
     def hooks(self) -> dict[str, Any]:
-        """The functions that instrumented code calls, by the names that it calls them by."""
+        """The functions that instrumented code calls, by the names that the code uses for them."""
         kernel = self._kernel
         use_field, use_container = self._use_field, self._use_container
 
@@ -547,7 +547,7 @@ class Detector:
         certain = self._findings.race(server, what if name else f"the contents of {what}", first, second, field)
         publishes = later.what == "read" and type(_fields(value).get(name)) not in _VALUES
         if certain or publishes:
-            # The consequences need not be reported as well, such as uses of an object that this race published.
+            # Do not also report the consequences of this race, such as the uses of an object that it published.
             thread.see(earlier)
 
     def _describe(self, thread: Thread, access: Access) -> Use:

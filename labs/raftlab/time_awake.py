@@ -11,8 +11,8 @@ from types import FrameType
 
 # A wait should look at the clock at least once in this many seconds.
 LOOK_S = 1.0
-# If more than this many seconds pass between two looks, this process was stopped in between. It is twice LOOK_S, because a
-# look may be late on a busy machine. Time that is wrongly left out only makes a limit longer.
+# If more than this many seconds pass between two looks, this process was stopped in between. The value is twice LOOK_S,
+# because a look may be late on a busy machine. Time that is wrongly left out only makes a limit longer.
 _GAP_S = 2 * LOOK_S
 
 
@@ -45,11 +45,11 @@ def poll_awake(poller: select.poll, seconds: float) -> list[tuple[int, int]]:
 
 
 class TimeLimit:
-    """Calls a function in the main thread after a time without pauses, unless it is cancelled first. A ``with`` block
-    cancels it when the block ends.
+    """Calls a function in the main thread when a time limit is over. Pauses do not count. A ``with`` block cancels the
+    limit when the block ends.
 
-    It uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a test, that
-    alarm is set again by :meth:`cancel`.
+    This class uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a
+    test, :meth:`cancel` sets that alarm again.
 
     Args:
         seconds: the limit, above 0.

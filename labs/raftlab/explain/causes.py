@@ -134,12 +134,12 @@ RULES: dict[Rule, str] = {
         "dissertation, 6.4.1, for holders that do not lead: their lease ends before anything is committed without them"
     ),
     rules.SESSION_READS: (
-        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied this index"
+        "dissertation, 6.4: a client gives the index that it has seen, and the server waits until it has applied that"
     ),
     rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
     rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
 }
-"""For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what that says."""
+"""For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what is said there."""
 
 FAULTS: dict[str, str] = {
     "exception": "An exception that nothing caught ended this thread. The traceback below ends at the line in your code.",

@@ -27,7 +27,7 @@ Answer = tuple[int, int, bool]
 
 
 class MembershipCall:
-    """A call of ``change_membership(members)`` on ``server``, sent immediately. Several may be in flight."""
+    """A call of ``change_membership(members)`` on ``server``, which begins immediately. Several calls may be in progress."""
 
     def __init__(self, c: Cluster, server: int, members: Collection[int]) -> None:
         self.server = server
@@ -196,7 +196,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"
     joint = commit is not None and any(each.old for each in commit.sent_configurations.values())
     if len(before ^ frozenset(members)) > 1 and not joint:
-        text = f"{text}: more than one server comes or goes, and this part (2) needs joint consensus"
+        text = f"{text}: more than one server comes or goes, which needs joint consensus (part 2)"
         c.fail(
             text, rules.JOINT_CONSENSUS, [server], hint="Part 1 is done with one server at a time. Go on with part 2."
         )

@@ -433,8 +433,8 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
         if chunks:
             last = chunks[-1]
             offset, index = _number(last.args, "offset"), _number(last.args, "last_included_index")
-            sent = f"{'all' if _is_whole(chunks, index) else f'the chunk at offset {offset}'} of the one up to {index}"
-            text = f"{text}; before that it was sent a snapshot, most recently {sent}"
+            sent = "all" if _is_whole(chunks, index) else f"the chunk at offset {offset}"
+            text = f"{text}; before that it was sent {sent} of the snapshot up to {index}"
             about |= {last.id}
         return Observation(text, about)
     begin, end = (_number(call.args, "prev_log_index") for call in (refused[0], refused[-1]))

@@ -19,7 +19,7 @@ from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
 from raftlab.host.kernel import Task
 
-# The date at which the substitute clock starts in every run: 14 November 2023, in seconds since 1970. It is fixed so
+# The date at which the substitute clock starts in every incarnation: 14 November 2023, in seconds since 1970. It is fixed so
 # that the logs of two runs compare equal.
 EPOCH = 1_700_000_000.0
 
@@ -45,8 +45,8 @@ def site(frame: FrameType | None = None) -> Site | None:
 class UntrackedLock:
     """A lock that does not record where it was taken. On release, the task that has waited longest gets the lock.
 
-    The library copies use it for their own purposes: as a signal inside ``Condition.wait``, or to guard a few lines.
-    The student's locks are instances of :class:`Lock`.
+    The library copies use it for their own purposes, such as the lock inside a queue or a future. The student's locks
+    are instances of :class:`Lock`.
     """
 
     __slots__ = ("__weakref__", "_waiting", "holder")

@@ -146,8 +146,8 @@ class _Reasons:
         for left, right in pairwise(once):
             if _end(right) < left.call:
                 return (
-                    f"the append of {shown(right.args[0])} had returned at {seconds(_end(right))}, before that of "
-                    f"{shown(left.args[0])} was called at {seconds(left.call)}, so they are in the wrong order"
+                    f"the append of {shown(right.args[0])} had returned at {seconds(_end(right))}, before the append "
+                    f"of {shown(left.args[0])} was called at {seconds(left.call)}, so they are in the wrong order"
                 )
         return ""
 

@@ -19,8 +19,8 @@ from raftlab.host.races.findings import Findings, Use
 from raftlab.host.student_frames import line_of
 from raftlab.participants import is_clerk
 
-# A new thread reuses the number of a thread that has ended, but only when more than this many numbers are free: the
-# detector never finds a race between two threads with the same number.
+# A new thread reuses the number of a thread that has ended, but only when more than this many numbers are free, because the
+# detector cannot find a race between two threads with the same number.
 _SPARE_NUMBERS = 32
 # Number of remembered objects at which the detector first forgets those that are garbage.
 _SWEEP_AT = 10_000
@@ -62,7 +62,7 @@ class Location:
 
 
 class Object:
-    """An object with its locations by name. It is kept alive, because its id is its key."""
+    """An object with its locations by name. The object is kept alive, because the detector finds it by its id."""
 
     __slots__ = ("locations", "queue", "value")
 
@@ -189,7 +189,7 @@ class Thread:
         self.clock = domain.clocks[self.number]
         self.read: set[Any] = set()
         self.written: set[Any] = set()
-        self.locks: tuple[Any, ...] | None = None  # where the locks that it holds in this stretch were taken
+        self.locks: tuple[Any, ...] | None = None  # where it took the locks that it holds in this stretch
         self.keys: dict[int, Any] = {}  # by container id: the item that was read in this stretch
 
     def knows(self, number: int, time: int) -> bool:
@@ -231,15 +231,16 @@ class Thread:
             self.time += 1
 
     def release(self, sync: Sync) -> None:
-        """Record that the actions of this thread so far happen before every later acquire of ``sync``, which is a
-        lock."""
+        """Record that the actions of this thread so far happen before every later acquire of ``sync``. This thread must
+        know all earlier releases of ``sync`` on its server; see :meth:`release_too`."""
         sync.clock, sync.number, sync.time, sync.merged = self.clock, self.number, self.time, False
         sync.domain = self.domain
         self.time += 1
         self.next_stretch()
 
     def release_too(self, sync: Sync) -> None:
-        """Like :meth:`release`, for an object that several threads may release, such as an event or a queue."""
+        """Like :meth:`release`, but this thread need not know the earlier releases: any thread may set an event or fill a
+        queue."""
         if sync.clock is not None and sync.domain is self.domain and not self.knows(sync.number, sync.time):
             clock, number, time = sync.clock, sync.number, sync.time
             kept = self.clock

@@ -111,7 +111,7 @@ class Instrumenter:
 
 
 def _classes_of_stores(tree: ast.Module) -> dict[tuple[int, int], str]:
-    """The position of each store to an attribute of ``self``, with the class in whose method it is."""
+    """The position of each store to an attribute of ``self``, with the class whose method contains the store."""
     found: dict[tuple[int, int], str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):

@@ -97,8 +97,8 @@ class Persister(Protocol):
         """
 
     def append(self, data: bytes) -> None:
-        """Add to the end of the saved state, atomically. The data is durable once this returns. You need not use this:
-        ``save`` alone is enough in all labs.
+        """Add to the end of the saved state, atomically. The data is durable once this returns. You need not use
+        ``append``: ``save`` alone is enough in all labs.
 
         Args:
             data: is added to the saved state. The saved snapshot stays as it is.
@@ -155,12 +155,12 @@ class Raft(Protocol):
         the call."""
 
     def lease_index(self) -> int:
-        """Like :meth:`read_index`, but returns at once, without waiting for any message, if this server holds a lease (lab
-        3B; in part 2 a server that does not lead may hold one, too). Returns -1 if it holds none."""
+        """Like :meth:`read_index`, but never waits for a message, so it returns at once. Returns -1 if this server holds no
+        lease (lab 3B; in part 2 a server that does not lead may hold one, too)."""
 
 
 def _discard(topic: str, text: str) -> None:
-    """Discards log lines if there is no host, so that code that imports ``raft.py`` without raftlab can call :func:`log`."""
+    """Discards log lines if there is no host: :func:`log` does nothing if ``raft.py`` is imported outside of a run."""
 
 
 # The host replaces this with its own sink when it starts.

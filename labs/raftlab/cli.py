@@ -21,8 +21,8 @@ class CommandModule(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run the command. Returns the exit code; raises one of :func:`refusals` or ``OSError``. The caller then closes
-        ``arguments.cleanup``, an ``ExitStack``."""
+        """Run the command and return the exit code. If the command cannot be carried out, raise one of :func:`refusals` or
+        ``OSError``. In both cases, the caller closes ``arguments.cleanup``, an ``ExitStack``."""
 
 
 # By name: the command's module in raftlab.tools, and a phrase that says what the command does. Only the module of the given
@@ -32,7 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "run the tests of a lab"),
     "check": (
         "check_labs",
-        "run all labs so far with many seeds, in the simulator and on the real network, to see whether you are done",
+        "run a lab and the labs before it with many seeds, in the simulator and on the real network, "
+        "to see whether you are done",
     ),
     "replay": ("replay", "repeat one run exactly, and print its events"),
     "shrink": ("shrink", "make a failing run as short as possible"),

@@ -31,8 +31,8 @@ _POLL_S = 0.005  # seconds between two checks of something that the system canno
 
 
 def processors() -> int:
-    """The number of processors that this process may use. On Linux, this is less than the machine has if the CPU affinity is
-    limited."""
+    """The number of processors that this process may use. On Linux, the CPU affinity can limit it to fewer than the machine
+    has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -127,7 +127,7 @@ def die_with_parent() -> bool:
 
 
 class Lifeline:
-    """A pipe that closes when this process ends. So its children notice the end. For systems on which
+    """A pipe that closes when this process ends. Its children notice that, and end too. It is used on systems on which
     :func:`die_with_parent` does not work.
 
     Attributes:

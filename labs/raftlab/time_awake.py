@@ -11,13 +11,13 @@ from types import FrameType
 
 # A wait should look at the clock at least once in this many seconds.
 LOOK_S = 1.0
-# If more than this many seconds pass between two looks, this process was stopped in between. It is twice LOOK_S, because a
-# look may be late on a busy machine. Time that is wrongly left out only makes a limit longer.
+# If more than this many seconds pass between two looks, this process was stopped in between. The value is twice LOOK_S,
+# because a look may be late on a busy machine. Time that is wrongly left out only makes a limit longer.
 _GAP_S = 2 * LOOK_S
 
 
 class TimeAwake:
-    """The time since it was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S`
+    """The time since this object was created, without pauses. Ask for :attr:`seconds` at least once every :data:`LOOK_S`
     seconds. If more than two seconds pass between two questions, only two seconds count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,18 +45,18 @@ def poll_awake(poller: select.poll, seconds: float) -> list[tuple[int, int]]:
 
 
 class TimeLimit:
-    """Calls a function in the main thread after a time without pauses, unless it is cancelled first. A ``with`` block
-    cancels it when the block ends.
+    """Calls a function in the main thread when a time limit is over. Pauses do not count. A ``with`` block cancels the
+    limit when the block ends.
 
-    It uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a test, that
-    alarm is set again by :meth:`cancel`.
+    This class uses the process's alarm (SIGALRM). If the caller has set an alarm of its own, such as the time limit of a
+    test, :meth:`cancel` sets that alarm again.
 
     Args:
         seconds: the limit, above 0.
         on_end: called once, from the signal's handler. What it raises is raised in the main thread.
 
     Raises:
-        ValueError: this is not the main thread, which alone receives signals.
+        ValueError: this is not the main thread. Only the main thread receives signals.
     """
 
     def __init__(self, seconds: float, on_end: Callable[[], object]) -> None:
@@ -65,7 +65,7 @@ class TimeLimit:
         self._began = time.monotonic()
         self._awake = TimeAwake()
         self._handler = signal.signal(signal.SIGALRM, self._look)
-        # Signals that arrive during a pause become one.
+        # The alarm repeats. However many alarms were due during a pause, only one signal arrives after it.
         look_s = min(LOOK_S, seconds)
         self._outer_s, self._outer_interval_s = signal.setitimer(signal.ITIMER_REAL, look_s, look_s)
 

@@ -335,6 +335,16 @@ def test_clock_rate_and_pause(write_raft: Write) -> None:
         assert lines_of(c, 1) == ["1001", "1002", "1008"]
 
 
+def test_the_date_continues_after_a_restart(write_raft: Write) -> None:
+    """A server may save a date and compare it after a restart. A monotonic clock begins anew, as after a reboot."""
+    with sim_cluster(write_raft('log("t", f"{time.time():.0f} {time.monotonic():.0f}")')) as c:
+        c.start_all()
+        c.sleep(60)
+        c.crash(0)
+        c.restart(0)
+        assert lines_of(c) == ["1700000000 1000", "1700000060 1000"]
+
+
 def test_stdout_has_the_interface_of_a_text_stream(write_raft: Write) -> None:
     init = """
         import sys

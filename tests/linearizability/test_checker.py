@@ -172,7 +172,7 @@ def test_a_model_that_a_user_wrote() -> None:
     result = check([*history, Operation(4, 2, 3, "add", "n", (4,), 9)], Counter())
     assert result.verdict is Verdict.NO
     assert result.sentence == (
-        "client 4's add of n between 2 s and 3 s returned 9, which it does in no order of the operations before it."
+        "client 4's add of n between 2 s and 3 s returned 9, which no order of the operations before it allows."
     )
 
 

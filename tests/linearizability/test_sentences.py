@@ -64,8 +64,8 @@ CASES = [
     ),
     (
         [append("c1", 1, 2, "a1 "), append("c2", 3, 4, "b1 "), get("c3", 5, 6, "b1 a1 ")],
-        "c3's get of x between 5 s and 6 s returned 'b1 a1 ', but the append of 'a1 ' had returned at 2 s, before that of "
-        "'b1 ' was called at 3 s, so they are in the wrong order.",
+        "c3's get of x between 5 s and 6 s returned 'b1 a1 ', but the append of 'a1 ' had returned at 2 s, before the "
+        "append of 'b1 ' was called at 3 s, so they are in the wrong order.",
     ),
     (
         [append("c1", 1, 2, "a1 "), get("c3", 3, 4, "a1 zz")],

@@ -75,7 +75,7 @@ RULES: dict[Rule, str] = {
         "the contract: (index, term, True), (-1, term, True) when refused, (leader, term, False) elsewhere"
     ),
     rules.CONFIGURATION_STAYS: (
-        "§6: use the latest configuration in the log; §7: a snapshot has the configuration at its last entry"
+        "§6: use the latest configuration in the log; §7: a snapshot contains the configuration at its last entry"
     ),
     rules.MEMBERS_TOLD: "All Servers, 1: apply every committed entry, including those of kind configuration",
     rules.REMOVED_LEADER: (
@@ -141,7 +141,7 @@ RULES: dict[Rule, str] = {
     rules.SNAPSHOT_READS: "dissertation, 6.4: a value belongs to the index up to which the server has applied the log",
     rules.READ_COST: "dissertation, 6.4: read-only queries bypass the Raft log",
 }
-"""For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what that says."""
+"""For each rule, where it comes from (a line of Figure 2 or 13, or a section) and, in our words, what is said there."""
 
 FAULTS: dict[str, str] = {
     "exception": "An uncaught exception ended this thread. The traceback below ends at the line in your code.",
@@ -174,10 +174,10 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("IndexError", ""): (
         "an index from a message, or next_index, is outside this log: compare it with the log's first and last index",
         "from lab 2D on, the log does not begin at index 1: subtract the index of the snapshot",
-        "another thread cut the log after this one had looked at it: hold the lock from the check to the use",
+        "another thread cut the log after this thread had looked at it: hold the lock from the check to the use",
     ),
     ("KeyError", ""): (
-        "there is no entry for this server: from lab 2E on, the servers in a configuration change",
+        "there is no entry for this server: from lab 2E on, the set of servers can change",
         "another thread has replaced or changed the dict: hold the lock from the check to the use",
     ),
     ("AttributeError", "'NoneType' object"): _NO_REPLY,

@@ -34,8 +34,8 @@ class Part:
 
 
 def _figure_of(rule: Rule) -> str:
-    """The line of Figure 2 behind a rule. A rule in a report from an older raftlab may be worded differently, so it is then
-    looked up by its name alone."""
+    """The line of Figure 2 behind a rule. A report from an older raftlab may word the rule differently. In that case, the
+    line is found by the rule's name alone."""
     by_name = (figure for known, figure in RULES.items() if known.name == rule.name)
     return RULES.get(rule) or next(by_name, "")
 

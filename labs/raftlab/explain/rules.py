@@ -253,7 +253,7 @@ CATCH_UP = Rule(
 
 MEMBERS_COUNT = Rule(
     "members count",
-    "only the servers of the latest configuration in the log vote and count; it takes effect as soon as it is appended",
+    "only the servers of the latest configuration in the log vote and count; a configuration takes effect once appended",
     "§6; dissertation, 4.1",
     f"{_DETAILS_2E}#who-counts",
 )

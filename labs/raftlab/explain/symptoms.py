@@ -1,8 +1,8 @@
 """The usual causes of a failure, found by its sentence in the tables "When it fails" of the handouts.
 
 The first cell of a row has an example of a sentence that students may see, in backticks. The row matches each failure whose
-sentence begins like the example. The servers, numbers, commands and lists in it may differ, and "…" matches any text. The
-second cell has the causes.
+sentence begins like the example. The servers, numbers, commands and lists may differ from those of the example, and "…"
+matches any text. The second cell has the causes.
 
 If several rows match a failure, one of them is shown. Rows for certain tests ("in the test `late_vote`") are preferred,
 then rows that begin with "…", which are about what was observed. If several rows are still left, the one that has the most

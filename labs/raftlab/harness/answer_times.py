@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 METHOD = "client_request"
 # Seconds within which a server must answer, by its own clock (from the handout of lab 3A).
 ANSWER_LIMIT = 2.0
-# Seconds added to the limit in the simulator, where only the student's own waits take time. A service may wait until the
-# limit and look at the clock only at intervals, and the simulator preempts threads for up to 0.03 s each time.
+# Seconds added to the limit in the simulator, where only the student's own waits take time. A service that gives up at the
+# limit may look at the clock only at intervals, and the simulator may preempt its thread, each time for up to 0.03 s.
 SLACK_SIM = 0.5
 # Seconds added to the limit on the real network. There a service that waits until the limit may not get a processor for
 # some seconds. On the real network this check only has to find waits that never end.

@@ -140,8 +140,8 @@ class ClerkHandle:
         return operation
 
     def wait_for(self, operation: ClientOperation, within: float) -> None:
-        """Does the work of :meth:`finish`. Only ``Cluster.finish_operation`` calls this, and scenarios record that
-        call."""
+        """Does the work of :meth:`finish`. Only ``Cluster.finish_operation`` calls this. Scenarios record the calls of
+        ``finish_operation``."""
         c = self._c
         if not c.wait_for(within, lambda: operation.done):
             answered_in_time(c)  # if a server has not answered in time, fail with that reason instead
@@ -171,7 +171,7 @@ class ClerkHandle:
 
     def start(self, op: str, key: str, args: tuple[Any, ...], read: str = "log") -> ClientOperation:
         """Does the work of :meth:`begin`. Only :class:`Load` and ``Cluster.begin_operation`` call this. Scenarios
-        record the calls of the latter."""
+        record the calls of ``begin_operation``."""
         if self.operation is not None:
             raise RuntimeError(f"{self.name} carries out one operation at a time")
         incarnation = self._c.server_state(self.number).incarnation
@@ -234,7 +234,8 @@ class ClerkHandle:
 
 
 class Load:
-    """Clerks that carry out one operation after another, each as soon as its previous one has returned.
+    """Clerks that carry out one operation after another. Each clerk begins its next operation as soon as the previous one
+    has returned.
 
     No value is written twice in a run, so a history shows which operation wrote each value. The clerks begin when
     :meth:`begin` is called.

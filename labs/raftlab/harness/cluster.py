@@ -525,7 +525,7 @@ class Cluster:
                 self.fail(
                     f"expected a stable leader within {within:.0f} s, but the leaders keep changing",
                     rules.LIVENESS,
-                    # The sentence says it already: several servers were elected. What led there shows their elections.
+                    # The sentence already says that the leaders change. So only add the elections to the events shown.
                     observed=Observation(about=self.why_no_leader(since, among).about),
                 )
             before = leader
@@ -695,7 +695,7 @@ class Cluster:
                 if self.wait_for(2.0, lambda at=index: self._has(at, command, servers)):  # type: ignore[misc]
                     return index
                 if len(accepted) == 1 and (elsewhere := self._indexes_of(command) - before - {index}):
-                    # The command was proposed only once, so the applied entry is the one whose index start() returned.
+                    # The command was proposed only once, so it must be applied at the index that start() returned.
                     text = f"expected {short(command)} at index {index}, as start() returned, but it is at {min(elsewhere)}"
                     self.fail(text, rules.AGREEMENT)
                 if not retry:

@@ -42,7 +42,7 @@ _SEARCHED = 10_000
 # lines, and each further one takes the place of another line.
 _OWN_LINES, _BESIDES = 5, 3
 # Messages to several servers become one line if they are sent within this many seconds. A reply that arrives within this
-# many seconds after its answer was sent says nothing new.
+# many seconds after the handler sent it says nothing new.
 _AT_ONCE_S = 0.05
 # The last line gets _LAST more weight. The bonus of each earlier line is _FADES times the bonus of the line after it.
 _LAST, _FADES = 4.0, 0.85
@@ -94,7 +94,7 @@ def led_there(
 
     Args:
         events: the run's events.
-        sentence: the failure's sentence. Events that have something in common with it are shown even if they are older.
+        sentence: the failure's sentence. Events that have something in common with it may be shown although they are old.
         count: the maximum number of lines. Up to three lines that the student's code logged are shown in addition.
         servers: show only events that concern one of these; ``None``: all.
         about: the numbers of RPCs that the sentence is about.
@@ -166,7 +166,7 @@ class _Line:
     grown_from: int | None = None
     """The term that the server had before, if its answer is the first to state a higher term."""
     named: bool = False
-    """Whether this is about an election that began or ended a term that the sentence names."""
+    """Whether this is about an election, and the sentence names the term that began or ended with it."""
     unanswered: bool = False
     """Whether this is a message of an RPC that nobody answered."""
     asked: bool = False
@@ -242,8 +242,8 @@ def _peer_of(event: Event) -> int:
 
 
 def _listed(operations: Sequence[str]) -> str:
-    """A clause about a range of entries: those operations in it that the failure's sentence mentions, and how many
-    entries each of them has."""
+    """A clause about a range of applied entries: the operations in this range that the failure's sentence mentions, and how
+    many entries each of them has."""
     counted: dict[str, int] = {}
     for each in operations:
         counted[each] = counted.get(each, 0) + 1
@@ -260,8 +260,7 @@ class _Rpc:
     answer: Any = None
     answered: float = -1.0
     caller_did: int = -1
-    """How many times, up to the moment when the answer was sent, the caller had answered a request, crashed or
-    started."""
+    """How often the caller had answered a request, crashed or started by the time the answer was sent."""
 
 
 class _Folding:
@@ -299,8 +298,8 @@ class _Folding:
         return sorted(self._lines.values(), key=lambda each: each.place)
 
     def follow(self, event: Event) -> int | None:
-        """Take note of an event, whether or not it is shown. If it is an answer with a higher term than its server stated
-        before, return the earlier term."""
+        """Take note of an event, whether or not it is shown. If the event is an answer whose term is higher than the last
+        term that this server stated, return that last term."""
         server = _number(getattr(event, "server", None))
         if event.kind in ("crash", "boot", "net", "note"):
             self._scope += 1
@@ -635,7 +634,7 @@ def _brings(request: Any, indexes: Collection[int]) -> bool:
 
 
 def _among(value: Any, named: Collection[object]) -> bool:
-    """Whether a value is in ``named``. It comes from a message, so it may be of any type."""
+    """Whether a value is in ``named``. The value comes from a message, so it may be of any type."""
     return isinstance(value, int | str) and value in named
 
 
@@ -682,8 +681,8 @@ def _heaviest(lines: list[_Line], count: int) -> list[_Line]:
 
 def _weigh_by_place(lines: list[_Line], subject: _Subject) -> None:
     """Make lines heavier the nearer they are to the end, and lighter if similar lines come later. The last heartbeats get
-    more weight, because they show whether there is a leader. The last crash and restart do, too, if the sentence mentions
-    one."""
+    more weight, because they show whether there is a leader. If the sentence mentions a crash or a restart, the last crash
+    and the last restart get more weight, too."""
     bonus, alike = _LAST, dict[object, int]()
     heartbeats = False
     faults = {"crash", "boot"} & subject.kinds

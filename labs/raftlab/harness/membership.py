@@ -27,7 +27,7 @@ Answer = tuple[int, int, bool]
 
 
 class MembershipCall:
-    """A call of ``change_membership(members)`` on ``server``, sent immediately. Several may be in flight."""
+    """A call of ``change_membership(members)`` on ``server``, which begins immediately. Several calls may be in progress."""
 
     def __init__(self, c: Cluster, server: int, members: Collection[int]) -> None:
         self.server = server
@@ -75,8 +75,8 @@ def leader_of(c: Cluster, members: Collection[int], within: float = 7.0) -> int:
 
 def ready_leader(c: Cluster, members: Collection[int], within: float = 20.0) -> int:
     """Wait up to ``within`` seconds until a leader (as in :func:`leader_of`) has committed an entry of its own term. A
-    leader may refuse a change before that. On a busy machine, there may have been an election since the last
-    command."""
+    leader may refuse a change before that. Call this even if a command has just been applied: on a busy machine, there may
+    have been an election since."""
     deadline = c.now + within
     applies = c.event_loop.referee.applies
     while True:
@@ -134,8 +134,8 @@ def reconfigure(c: Cluster, members: Collection[int], among: Collection[int] | N
         among: the servers that may lead; ``None``: those that are connected.
 
     Returns:
-        The index that ``change_membership`` returned. A leader may refuse a configuration that is already in effect; then
-        the index of that configuration.
+        The index that ``change_membership`` returned. If the leader refuses the change because the configuration is already
+        in effect, the index of that configuration.
     """
     since = c.now
     deadline = since + CHANGE_COMPLETE_WITHIN
@@ -185,7 +185,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
         c: the cluster.
         server: the leader.
         members: the servers that should vote.
-        answer: what ``change_membership`` returned. An answer that no leader gives is shown in the failure.
+        answer: what ``change_membership`` returned. If it says that the server does not lead, the failure shows it.
     """
     if not answer[2]:
         text = f"expected the leader S{server} to change the members to {sorted(members)}, but it answers {answer}"
@@ -196,7 +196,7 @@ def refused(c: Cluster, server: int, members: Collection[int], answer: Answer = 
     text = f"expected S{server} to change the members from {sorted(before)} to {sorted(members)}, but it refuses"
     joint = commit is not None and any(each.old for each in commit.sent_configurations.values())
     if len(before ^ frozenset(members)) > 1 and not joint:
-        text = f"{text}: more than one server comes or goes, and this part (2) needs joint consensus"
+        text = f"{text}: more than one server comes or goes, which needs joint consensus (part 2)"
         c.fail(
             text, rules.JOINT_CONSENSUS, [server], hint="Part 1 is done with one server at a time. Go on with part 2."
         )

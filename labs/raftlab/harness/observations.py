@@ -17,7 +17,7 @@ from typing import Any
 from raftlab.harness.trace import CAMEL, CallEvent, Event, OutgoingEvent, ReplyEvent, message_of
 from raftlab.participants import name_of
 
-# A server that has not asked for votes for this many seconds has given up. Election timeouts are shorter.
+# A server that has sent no request for votes in the last _GIVEN_UP_S seconds has given up. Election timeouts are shorter.
 _GIVEN_UP_S = 2.5
 # The interval between two heartbeats of a leader is shorter than this, in seconds.
 _HEARTBEAT_S = 1.0
@@ -261,8 +261,8 @@ def _behind_its_term(asked: list[Call]) -> Observation | None:
     for call in reversed(asked):
         mine = [each for each in asked if each.src == call.src and each.time < call.time]
         before = [each for each in mine if each.term == call.term]
-        # Just after an answer, another thread may still send a request that it made before. But a candidate that asks one
-        # server after the other makes each request after the last answer.
+        # Just after an answer arrives, another thread may still send a request that it made before. But a candidate that
+        # asks one server after the other makes each request after it has the answer to the previous one.
         in_turn = len(before) > 1 and all(each.replied_at < call.time for each in before)
         since = call.time - (0 if in_turn else _PREEMPTED_S)
         told = [each for each in mine if each.replied_at < since and _number(each.reply, "term") > call.term]
@@ -306,7 +306,7 @@ def _why_refused(call: Call, votes: list[Call]) -> str:
 
 
 def campaigns(events: Sequence[Event], since: float, server: int) -> Observation:
-    """In which terms ``server`` has asked for votes from ``since`` (seconds) on, and which answers it ignored."""
+    """The terms in which ``server`` asked for votes at ``since`` (seconds) or later, and the answers that it ignored."""
     asked = [call for call in calls(events, "request_vote", since) if call.src == server]
     if not asked:
         return _nobody_asked(events, since, [server])
@@ -351,7 +351,7 @@ def transfer(events: Sequence[Event], now: float, since: float, leader: int, tar
 
 def marked(events: Sequence[Event], server: int, term: int, flag: str) -> Observation:
     """Whether ``server`` set ``flag`` in its vote requests of ``term``. If it did, which servers refused the requests.
-    Nothing if it made no such request."""
+    Empty if the server sent no request in this term."""
     asked = [call for call in calls(events, "request_vote") if call.src == server and call.term == term]
     about = frozenset(call.id for call in asked)
     if not asked:
@@ -433,8 +433,8 @@ def _refusals(name: str, leader: str, refused: list[Call], chunks: list[Call]) -
         if chunks:
             last = chunks[-1]
             offset, index = _number(last.args, "offset"), _number(last.args, "last_included_index")
-            sent = f"{'all' if _is_whole(chunks, index) else f'the chunk at offset {offset}'} of the one up to {index}"
-            text = f"{text}; before that it was sent a snapshot, most recently {sent}"
+            sent = "all" if _is_whole(chunks, index) else f"the chunk at offset {offset}"
+            text = f"{text}; before that it was sent {sent} of the snapshot up to {index}"
             about |= {last.id}
         return Observation(text, about)
     begin, end = (_number(call.args, "prev_log_index") for call in (refused[0], refused[-1]))

@@ -1,6 +1,6 @@
 """The verdict on reads (lab 3B): each read shows the value at one index of the log, and no clerk goes back in time.
 
-A clerk goes back in time if a read shows it an older state than one that it has seen before. The reply to a read names the
+A clerk goes back in time if a read shows an older state than the clerk has already seen. The reply to a read names the
 applied index at which the value was read. The reply to a write names the index of its entry. So the judge knows the value
 at each index, whatever the service puts into the log. Only messages of the student's clerks count.
 
@@ -219,8 +219,8 @@ class _Values:
     def _check_log_read(self, answer: Answer) -> None:
         """Check a read through the log: it must not show a write that comes after the read's own entry.
 
-        The clerk remembers only the index in the reply. If a read showed more than that index, a later read might show
-        less, and the clerk would go back in time. A service may put several requests into one entry. The read may then
+        The clerk remembers only the index in the reply. If a read showed writes after that index, a later read might lack
+        them, and the clerk would go back in time. A service may put several requests into one entry. The read may then
         come before a write in the same entry, so its value may lack that write.
         """
         key, value = answer.request["key"], answer.reply["value"]

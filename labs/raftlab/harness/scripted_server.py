@@ -38,9 +38,9 @@ class ScriptedServer:
         self.received.append(rpc)
         answer = self.answer.get(rpc.method)
         if answer is None and rpc.method == "pre_vote":
-            # A Raft with lab 2F sends pre_vote before it asks for votes, so in tests of other labs it must be granted. The
-            # reply names the candidate's own term, which is one less than the term in the request, because some Rafts
-            # would adopt the higher term from the reply.
+            # A Raft with lab 2F sends pre_vote before it asks for votes. In tests of other labs, this pre-vote must be
+            # granted. The reply names the candidate's own term, which is one less than the term in the request, because
+            # some Rafts would adopt the higher term from the reply.
             return {"term": rpc.args["term"] - 1, "vote_granted": True}
         return None if answer is None else answer(rpc)
 

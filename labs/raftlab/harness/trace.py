@@ -305,7 +305,7 @@ CAMEL = {
 }
 
 
-# What separates the lines of a text of several lines in the one-line notation.
+# In the one-line notation, this separates the lines of a text that has several.
 _NEXT_LINE = "\n" + " " * 12 + "| "
 
 

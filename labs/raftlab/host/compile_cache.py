@@ -12,8 +12,8 @@ import functools
 import typing
 from typing import Any
 
-# Number of texts in the cache: far more than the classes of a submission need. The limit guards against code that creates
-# classes in a loop.
+# Maximum number of texts in the cache: far more than the classes of a submission need. The limit guards against code that
+# creates classes in a loop.
 _MAX_TEXTS = 2048
 
 

@@ -132,7 +132,7 @@ class ForkServer:
                 importlib.import_module(_CHILD_MODULES[command.world])
                 _freeze_objects()
             if command.world == "run" and (self._limits is not None or not self._import_all(command.modules)):
-                return False  # student code in a sandbox must not share a process with the judge
+                return False  # a "run" child contains the judge, so it must not run student code in a sandbox
             self._simulated += command.world in ("sim", "prepared")
             if self._simulated == 2 and not self._warm:
                 # Warm up only before the second run: a warm-up pays off only after a few runs, and many hosts perform

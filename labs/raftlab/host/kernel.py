@@ -1,9 +1,9 @@
 """The simulator's deterministic scheduler: threads are greenlets, and time is a number.
 
-One thread (a :class:`Task`) runs at a time. It gives way when it blocks, at the switch points in student code
-(:mod:`raftlab.host.preemption`), and around operations such as the release of a lock. One seeded generator decides
-which of several ready tasks runs next, where a task is preempted and for how long. So a seed and the name of a schedule
-(:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
+One thread (a :class:`Task`) runs at a time. It gives way when it blocks. It can also be preempted, at the switch points in
+student code (:mod:`raftlab.host.preemption`) and around operations such as the release of a lock. One seeded generator
+decides which of several ready tasks runs next, where a task is preempted and for how long. So a seed and the name of a
+schedule (:mod:`raftlab.schedules`) determine a run. When no task can run, the clock jumps to the next timer.
 
 Nothing here knows about Raft, messages or Python's threading module. :mod:`raftlab.host.primitives` builds locks and
 sleep on :meth:`Kernel.block` and :meth:`Kernel.wake`.
@@ -37,6 +37,9 @@ TIMEOUT_DELAY = 0.000_001
 
 # The thread ident of the framework's own code, which runs in no task.
 MAIN_IDENT = 1
+# What a server's monotonic clock reads when the server starts. It is far above zero, so that a student may initialise "the
+# last time I heard from a leader" to 0.
+START_OF_LOCAL_CLOCK = 1000.0
 
 # A run ends when one step (half a millisecond of virtual time) has this many effects. Code that produces effects without
 # end would use up the machine's memory.
@@ -65,10 +68,10 @@ class Incarnation:
         self.modules: dict[str, ModuleType] = {}
         self.random: random.Random | None = None
         self.rate = rate
-        # The local clock read `base_local` when virtual time was `base_now`. It starts far above zero, so that a
-        # student may initialise "the last time I heard from a leader" to 0.
-        self.base_local = 1000.0
+        # The local clock read `base_local` when virtual time was `base_now`.
+        self.base_local = START_OF_LOCAL_CLOCK
         self.base_now = now
+        self.began = now
 
     def set_rate(self, rate: float, now: float) -> None:
         self.base_local += (now - self.base_now) * self.rate
@@ -114,7 +117,7 @@ class Kernel:
 
     def __init__(self, seed: int, schedule: str = "none") -> None:
         self.now = 0.0
-        # The current task while the scheduler itself runs, and before any run. It stands for the framework. The
+        # The current task when no student code is running. It stands for the framework. The
         # framework may take a free lock (the library copies do so while they are imported), but it never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
@@ -334,7 +337,7 @@ class Kernel:
         self.current = task
         incarnation = task.incarnation
         if incarnation is not self._loaded:
-            # pickle and dataclasses look up a class's module by name; each server must find its own module there.
+            # pickle and dataclasses look up a class's module in sys.modules. Each server must find its own module there.
             self._loaded = incarnation
             sys.modules.update(incarnation.modules)
         return task.glet

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
-from raftlab.host.kernel import Task
+from raftlab.host.kernel import START_OF_LOCAL_CLOCK, Task
 
-# The date at which the substitute clock starts in every run: 14 November 2023, in seconds since 1970. It is fixed so
-# that the logs of two runs compare equal.
+# The date at which each run starts: 14 November 2023, in seconds since 1970. It is fixed so that the logs of two runs
+# compare equal.
 EPOCH = 1_700_000_000.0
 
 # The place where a lock was taken: code object and instruction offset. The line is computed only for a report.
@@ -45,8 +45,8 @@ def site(frame: FrameType | None = None) -> Site | None:
 class UntrackedLock:
     """A lock that does not record where it was taken. On release, the task that has waited longest gets the lock.
 
-    The library copies use it for their own purposes: as a signal inside ``Condition.wait``, or to guard a few lines.
-    The student's locks are instances of :class:`Lock`.
+    The library copies use it for their own purposes, such as the lock inside a queue or a future. The student's locks
+    are instances of :class:`Lock`.
     """
 
     __slots__ = ("__weakref__", "_waiting", "holder")
@@ -230,7 +230,7 @@ class Event:
         if self._flag:
             return True
         if timeout is not None:
-            if not timeout > 0:  # also refuses NaN, as CPython's Condition.wait does
+            if not timeout > 0:  # true for NaN too: CPython's Condition.wait does not wait then either
                 return False
             check_acquire(True, timeout)
         kernel = kernels.active
@@ -367,7 +367,7 @@ def _start(run: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 class ThreadHandle:
-    """The handle of a joinable thread, which Python 3.13 introduced."""
+    """The handle of a joinable thread. Python has had such handles since 3.13."""
 
     def __init__(self, ident: int | None = None) -> None:
         self.ident = ident
@@ -523,7 +523,8 @@ def make_time_module() -> ModuleType:
         module.__dict__[name] = getattr(real_time, name)
 
     def wall() -> float:
-        return EPOCH - 1000.0 + _monotonic()
+        # A server may save a date and compare it after a restart, so the date continues, unlike the monotonic clock.
+        return EPOCH + kernels.active.current.incarnation.began - START_OF_LOCAL_CLOCK + _monotonic()
 
     def in_ns(clock: Callable[[], float]) -> Callable[[], int]:
         return lambda: int(clock() * 1_000_000_000)

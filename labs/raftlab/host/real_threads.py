@@ -1,8 +1,8 @@
-"""For a server on the real network that does not answer: what each of its threads is doing, in one line each.
+"""What each thread of a server on the real network is doing, in one line each. Used if the server does not answer.
 
-Python does not record who holds a lock. But nearly all code takes locks with ``with``, so the source shows it: a thread
-that is inside a ``with`` block holds the lock that the block names. An ``RLock`` records its owner. Nothing here runs
-the student's code: it looks up names in the frames and in the objects' own dictionaries.
+Python does not record who holds a lock. But nearly all code takes locks with ``with``, so the source shows who holds it: a
+thread that is inside a ``with`` block holds the lock that the block names. An ``RLock`` records its owner. This module runs
+none of the student's code: it only looks up names in the frames and in the objects' own dictionaries.
 """
 
 from __future__ import annotations

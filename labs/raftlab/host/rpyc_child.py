@@ -75,7 +75,8 @@ class StudentFinder(MetaPathFinder, InspectLoader):
 
 
 class RpycHost:
-    """This process: :meth:`serve` handles events. The thread that causes an effect sends it."""
+    """Connects the server of this process to the judge. :meth:`serve` handles the judge's events. Each effect is sent by the
+    thread that causes it."""
 
     def __init__(self, program: Program, sock: socket.socket) -> None:
         self._program = program

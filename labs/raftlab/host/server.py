@@ -25,8 +25,8 @@ from raftlab.messages.saved_state import SavedState
 from raftlab.participants import name_of
 from raftlab.submission.source import SubmissionError
 
-# `threading` is Python's own here, in both worlds. In the simulator these locks are never contended: student threads
-# take turns, and a thread never gives way while it holds one of these locks.
+# `threading` is Python's own in this module, in both worlds. In the simulator, no thread ever waits for a lock of this
+# module: student threads take turns, and a thread never gives way while it holds such a lock.
 
 
 class Peer:
@@ -202,8 +202,8 @@ class Server(ABC):
 
     @abstractmethod
     def send_request(self, target: int, method: str, payload: bytes) -> bytes | None:
-        """Send a request and block the calling thread until the judge delivers the reply, or ``None`` if there is
-        none."""
+        """Send a request, and block the calling thread until the judge delivers the reply or says that there is none.
+        Returns the reply; ``None`` if there is none."""
 
     @abstractmethod
     def reply(self, event: protocol.Reply) -> None:
@@ -264,7 +264,7 @@ class Server(ABC):
 
     def deliver(self, event: protocol.Request | protocol.Call) -> None:
         """Handle a request from another participant or a call from the harness. If the student's object for this event
-        has not been constructed yet, the event is handled after that."""
+        has not been constructed yet, the event is handled once the object exists."""
         with self._start_lock:
             if self._target(event) is None:
                 self._early.append(event)

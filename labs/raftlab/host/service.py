@@ -29,7 +29,7 @@ class RaftOfService:
         self._raft = raft
 
     def start(self, command: Any) -> Any:
-        """Call ``Raft.start`` with a copy of ``command``: a log entry never changes, whatever the service does later.
+        """Call ``Raft.start`` with a copy of ``command``. So the log entry stays the same, whatever the service does later.
 
         Raises:
             NotByValue: ``command`` is not JSON-like.
@@ -67,5 +67,5 @@ _LATER_METHODS = ("change_membership", "transfer_leadership", "read_index", "lea
 
 
 def copy_of(msg: ApplyMsg) -> ApplyMsg:
-    """What the service receives. It shares nothing with Raft's log."""
+    """A copy of ``msg`` for the service. The copy shares nothing with Raft's log."""
     return codec.decode_apply(codec.encode_apply(msg))

@@ -157,7 +157,7 @@ class SimHost:
                 # There is no limit for a clerk's operation: it may wait until a majority can be reached again.
                 if server.clerk is not None:
                     continue
-                # The thread that holds the lock may itself be waiting for a reply, so this limit is the longer one.
+                # This limit is the longer one: if the task waits for a lock, the lock's holder may be waiting for a reply.
                 if waited >= ANSWER_TIMEOUT and task.waiting_for not in ("a reply", "sleep"):
                     text = f"{server.name}: {task.role} has not answered for {waited:.0f} s"
                     where = student_frames.innermost_line(task.glet.gr_frame, server.files)

@@ -132,8 +132,8 @@ def make_copies(kinds: primitives.Kinds = primitives.KINDS) -> dict[str, ModuleT
 
 
 def _number_futures(base: Any) -> None:
-    """Let futures be ordered as they were created, where ``wait`` locks them and where sets iterate over them. The
-    library orders them by address, which differs from process to process."""
+    """Order futures by their creation, both where ``wait`` locks them and where sets iterate over them. The library orders
+    them by address, which differs from process to process."""
     future: Any = base.Future
     create, numbers = future.__init__, itertools.count()
 

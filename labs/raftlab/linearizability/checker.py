@@ -12,7 +12,7 @@ from raftlab.linearizability.search import Search
 
 # The keys take turns, because one key that has no order is enough to reject the history, and the search for the order of
 # another key might take for ever. The first turn of each key has _FIRST_TURN steps. Each further turn has _GROWTH times as
-# many.
+# many steps as the turn before.
 _FIRST_TURN = 500
 _GROWTH = 4
 # The number of steps after which the search checks the time.

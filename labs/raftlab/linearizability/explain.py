@@ -113,7 +113,7 @@ class _Reasons:
         return not (ends and begins) and not any(other != value and other in value for other in others)
 
     def _append_is_missing(self, wanted: Value) -> str:
-        """The reason if an append is missing from the value although it had returned and nothing can have replaced it."""
+        """The reason if the value lacks an append that had returned, although nothing can have replaced the value since."""
         replacements = [one for one in self.writes if one.op != "append"]
         for one in self.writes:
             if one.op != "append" or _end(one) >= self.failed.call or one.args[0] in (wanted or ""):
@@ -146,8 +146,8 @@ class _Reasons:
         for left, right in pairwise(once):
             if _end(right) < left.call:
                 return (
-                    f"the append of {shown(right.args[0])} had returned at {seconds(_end(right))}, before that of "
-                    f"{shown(left.args[0])} was called at {seconds(left.call)}, so they are in the wrong order"
+                    f"the append of {shown(right.args[0])} had returned at {seconds(_end(right))}, before the append "
+                    f"of {shown(left.args[0])} was called at {seconds(left.call)}, so they are in the wrong order"
                 )
         return ""
 

@@ -70,9 +70,11 @@ class Result:
         key: A key whose operations are not linearizable.
         order: If the verdict is YES, an order of the operations that explains their results. If it is NO, such an order for
             the longest prefix of the history that has one. The order contains all operations on this key that returned
-            before `unplaced` did, and the open operations that it needs.
+            before `unplaced` did, and the open operations that are needed to explain their
+            results.
         unplaced: The operations that have no place in any such order. Normally this is one operation, whose return makes the
-            history impossible. If the time ran out before that operation was found, it is one of several.
+            history impossible. If the time ran out before that operation was found, several are listed, and it is one of
+            them.
         sentence: One sentence that says which operation has no place, and why.
     """
 

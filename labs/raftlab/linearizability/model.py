@@ -23,7 +23,7 @@ class LookAhead:
     """Knowledge about the operations that are still to be placed, which shortens the search. This base class has none."""
 
     def future(self, state: Hashable, taken: int) -> Hashable:
-        """Judges the state after the operations `taken` have happened.
+        """Judges a state that the search has reached, in which exactly the operations `taken` have happened.
 
         Returns:
             IMPOSSIBLE if the other operations certainly cannot be placed after this state. Otherwise the state, or a value
@@ -32,8 +32,8 @@ class LookAhead:
         return state
 
     def is_free(self, number: int, state: Hashable, taken: int) -> bool:
-        """Whether an operation that returned, and is possible in this state, can be placed next without excluding any
-        order."""
+        """Whether an operation can be placed next without excluding any order. The operation has returned and is possible
+        in this state."""
         return False
 
     def open_helps(self, state: Hashable, taken: int) -> bool:
@@ -55,8 +55,8 @@ class Model(ABC):
     def step(self, state: Hashable, operation: Operation) -> Hashable:
         """The state after an operation.
 
-        An open operation (`return_` is None) may have any result. A result with which it changes nothing need not be
-        considered, because leaving out the operation has the same effect.
+        An open operation (`return_` is None) may have any result. A result with which the operation changes nothing
+        need not be considered, because leaving out the operation has the same effect.
 
         Returns:
             The new state, or IMPOSSIBLE if the operation cannot return its result in this state.
@@ -81,7 +81,7 @@ class Model(ABC):
                 without the failed one.
             failed: The operation that has no place.
         """
-        return f"{failed.describe()} returned {failed.result!r}, which it does in no order of the operations before it."
+        return f"{failed.describe()} returned {failed.result!r}, which no order of the operations before it allows."
 
     def look_ahead(self, problem: Problem) -> LookAhead:
         return LookAhead()

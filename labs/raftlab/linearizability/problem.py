@@ -21,8 +21,8 @@ class Problem:
         call, end: For each operation, the positions of its call and its return among all calls and returns in order of time.
         returned: The number of operations that returned.
         everything_returned: The set of the operations that returned.
-        waits_for: For each operation, the operations of the same client that returned exactly at the time of its call. They
-            must come before it.
+        waits_for: For each operation, the operations of the same client that returned exactly when this one was called. They
+            must come before this one.
     """
 
     def __init__(self, operations: Sequence[Operation], until: int | None = None) -> None:

@@ -30,7 +30,7 @@ class Register(Model):
 
     - `get()` returns the value, or the initial value if nothing was written.
     - `put(value)` replaces the value.
-    - `append(value)` appends to the value; if there is none, it counts as "".
+    - `append(value)` appends to the old value. If there is no old value, it appends to "".
     - `swap(expected, value)` replaces the value and returns True if the old value equals `expected` (None: there is no
       value). Otherwise it changes nothing and returns False.
     """
@@ -90,14 +90,14 @@ _ANYTHING = -1  # the set of all operations
 class _Future(LookAhead):
     """Which values the remaining operations need, and which writes can produce these values.
 
-    A get that returned v, or a swap from v that succeeded, needs the value v. Appends must produce v from a prefix of v: the
-    value that is stored now, or a value that a put or swap writes before.
+    A get that returned v, or a swap from v that succeeded, needs the value v. Appends must produce v from a prefix of v.
+    This prefix is the value that is stored now, or a value that a put or swap writes first.
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._wanted: dict[int, Value] = {}  # by operation: the value that it reads or compares with
-        self._shows = 0  # operations whose result shows that the key had this value
+        self._shows = 0  # operations whose result shows that the key had the wanted value
         self._differs = 0  # swaps that failed
         self._bases: dict[str, list[int]] = {}  # by value: puts of it, and swaps to it that may succeed
         self._appends: dict[str, int] = {}  # by value: the set of appends
@@ -217,7 +217,7 @@ class _Future(LookAhead):
         return known
 
     def _appends_from(self, number: int, position: int, depth: int) -> tuple[int, int] | None:
-        """The appends that produce the value that operation `number` needs from its first `position` characters.
+        """The appends that complete the value that operation `number` needs, starting with its first `position` characters.
 
         Returns:
             The set of appends that are certainly needed, and the set of all that can be used; None if there is no way.

@@ -33,7 +33,7 @@ class Search:
         problem: The operations.
         order: The numbers of the operations placed so far, in order.
         furthest: The position of the latest return that the search has reached: some partial order contained every operation
-            that returned before it.
+            that returned before this position.
         steps: The number of operations tried so far.
     """
 
@@ -155,7 +155,7 @@ class Search:
         return first_return, candidates
 
     def _was_tried(self, taken: int, state: Hashable) -> bool:
-        """Whether the search has been at this state before with the same operations that returned, and with no open
+        """Whether the search has reached this state before with the same set of returned operations, and with no open
         operations other than those in `taken`. If not, records this visit."""
         used = taken >> self.problem.returned
         before = self._tried.setdefault((taken & self.problem.everything_returned, state), [])

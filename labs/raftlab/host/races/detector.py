@@ -19,8 +19,8 @@ from raftlab.host.races.findings import Findings, Use
 from raftlab.host.student_frames import line_of
 from raftlab.participants import is_clerk
 
-# A new thread reuses the number of a thread that has ended, but only when more than this many numbers are free: the
-# detector never finds a race between two threads with the same number.
+# A new thread reuses the number of a thread that has ended, but only when more than this many numbers are free, because the
+# detector cannot find a race between two threads with the same number.
 _SPARE_NUMBERS = 32
 # Number of remembered objects at which the detector first forgets those that are garbage.
 _SWEEP_AT = 10_000
@@ -62,7 +62,7 @@ class Location:
 
 
 class Object:
-    """An object with its locations by name. It is kept alive, because its id is its key."""
+    """An object with its locations by name. The object is kept alive, because the detector finds it by its id."""
 
     __slots__ = ("locations", "queue", "value")
 
@@ -136,7 +136,7 @@ class _Nested(NamedTuple):
     """A lock that was taken while another was held.
 
     Attributes:
-        thread: The thread that took it.
+        thread: The thread that took both locks.
         gates: The ids of all locks that the thread held.
         outer: The line at which the outer lock was taken.
         inner: The line at which the inner lock was taken.
@@ -157,8 +157,8 @@ class Domain:
         self.free: deque[int] = deque()
         self.times: list[int] = []  # by thread number: its latest time; `clocks` has the clock at that time
         self.clocks: list[list[int]] = []
-        # Orders each call by the framework after the end of the constructor and, for a clerk, also after the end of each
-        # earlier operation: a test begins the next operation only when it has the result.
+        # Through this, the end of the constructor happens before every call by the framework. On a clerk, the end of each
+        # operation does so, too, because a test begins the next operation only when it has the result.
         self.before_calls: Sync = Sync()
         self.objects: dict[int, Object] = {}
         self.order = LockOrder()
@@ -185,11 +185,11 @@ class Thread:
             domain.times.append(0)
             domain.clocks.append([])
         self.time = domain.times[self.number] + 1
-        # A thread that knows the actions of this thread must also know the actions of its predecessor with the same number.
+        # Threads that know this thread's actions must also know those of the earlier threads that had the same number.
         self.clock = domain.clocks[self.number]
         self.read: set[Any] = set()
         self.written: set[Any] = set()
-        self.locks: tuple[Any, ...] | None = None  # where the locks that it holds in this stretch were taken
+        self.locks: tuple[Any, ...] | None = None  # where it took the locks that it holds in this stretch
         self.keys: dict[int, Any] = {}  # by container id: the item that was read in this stretch
 
     def knows(self, number: int, time: int) -> bool:
@@ -231,15 +231,16 @@ class Thread:
             self.time += 1
 
     def release(self, sync: Sync) -> None:
-        """Record that the actions of this thread so far happen before every later acquire of ``sync``, which is a
-        lock."""
+        """Record that the actions of this thread so far happen before every later acquire of ``sync``. This thread must
+        know all earlier releases of ``sync`` on its server; see :meth:`release_too`."""
         sync.clock, sync.number, sync.time, sync.merged = self.clock, self.number, self.time, False
         sync.domain = self.domain
         self.time += 1
         self.next_stretch()
 
     def release_too(self, sync: Sync) -> None:
-        """Like :meth:`release`, for an object that several threads may release, such as an event or a queue."""
+        """Like :meth:`release`, but this thread need not know the earlier releases: any thread may set an event or fill a
+        queue."""
         if sync.clock is not None and sync.domain is self.domain and not self.knows(sync.number, sync.time):
             clock, number, time = sync.clock, sync.number, sync.time
             kept = self.clock
@@ -362,7 +363,7 @@ class Detector:
         return number
 
     def hooks(self) -> dict[str, Any]:
-        """The functions that instrumented code calls, by the names that it calls them by."""
+        """The functions that instrumented code calls, by the names that the code uses for them."""
         kernel = self._kernel
         use_field, use_container = self._use_field, self._use_container
 
@@ -547,7 +548,7 @@ class Detector:
         certain = self._findings.race(server, what if name else f"the contents of {what}", first, second, field)
         publishes = later.what == "read" and type(_fields(value).get(name)) not in _VALUES
         if certain or publishes:
-            # The consequences need not be reported as well, such as uses of an object that this race published.
+            # Do not also report the consequences of this race, such as the uses of an object that it published.
             thread.see(earlier)
 
     def _describe(self, thread: Thread, access: Access) -> Use:

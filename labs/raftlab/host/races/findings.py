@@ -29,7 +29,8 @@ class Use(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A read of one field without a lock. It is reported only if another field is read in the same function or stretch."""
+    """A read of a field without a lock. It is reported only if the same function or stretch reads another field in the same
+    way."""
 
     server: int
     what: str
@@ -64,7 +65,7 @@ class Findings:
             self._new.append(Finding(server, kind, key, text))
 
     def race(self, server: int, what: str, first: Use, second: Use, field: bool) -> bool:
-        """Record that two uses of ``what`` are unordered. ``field``: it is a field or variable, not a container's
+        """Record that two uses of ``what`` are unordered. ``field``: ``what`` is a field or variable, not a container's
         contents. Returns ``False`` if other findings decide whether this one is reported."""
         for reader, other in ((first, second), (second, first)):
             if reader.what == "read" and not reader.locks and field:

@@ -71,8 +71,8 @@ class Instrumenter:
         self.files = frozenset(trees)
         self.sites: list[Site] = []
         # The attributes that may change after other threads know their object, each with the names of the classes whose
-        # methods change it. None: the attribute may change in any object, because some code changes it under another
-        # name than `self`.
+        # methods change it. None: the attribute may change in any object, because some code changes it through
+        # another name than `self`.
         self.attributes: dict[str, set[str] | None] = {}
         self.class_attributes: set[str] = set()
         self.lock_names: dict[str, str] = {}  # expressions, by the place where each lock is taken
@@ -111,7 +111,7 @@ class Instrumenter:
 
 
 def _classes_of_stores(tree: ast.Module) -> dict[tuple[int, int], str]:
-    """The position of each store to an attribute of ``self``, with the class in whose method it is."""
+    """The position of each store to an attribute of ``self``, with the class whose method contains the store."""
     found: dict[tuple[int, int], str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -151,8 +151,7 @@ def _stores_before_threads(node: ast.ClassDef) -> Iterator[tuple[int, int]]:
 
 
 def _may_start(node: ast.AST, own: str) -> bool:
-    """Whether ``node`` may start a thread that knows the object ``own``: it starts a thread, calls a method of ``own``,
-    or passes ``own`` on."""
+    """Whether ``node`` may start a thread that knows the object ``own``: it starts a thread or calls a method of ``own``."""
     if not isinstance(node, ast.Call):
         return False
     function = node.func

@@ -44,7 +44,7 @@ class _Source:
     because threads may be started, and methods called, from anywhere."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
-    locks: dict[str, str] = field(default_factory=dict)  # by field that is a lock or condition: the field of its lock
+    locks: dict[str, str] = field(default_factory=dict)  # by field of a lock or condition: the field of that lock
     conditions: set[str] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)  # functions that are started as threads
     called_in_loops: set[str] = field(default_factory=set)
@@ -293,7 +293,7 @@ def _leaves(node: ast.AST) -> bool:
     return any(isinstance(inner, (ast.Return, ast.Continue, ast.Break, ast.Raise)) for inner in ast.walk(node))
 
 
-# --- the rules ---
+# --- the rules: each docstring describes the mistake that the function finds ---
 
 
 def _stale_decisions(source: _Source, method: _Method) -> Iterator[StaticFinding]:

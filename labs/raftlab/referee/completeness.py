@@ -95,8 +95,8 @@ class Memory(Invariant):
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
         """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
-        restart. What it did is an empty text if it has not restarted since then, or has been seen to have the entry
-        again."""
+        restart. The first of these is empty if ``server`` has not restarted since it did that, or has been seen to have
+        the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""

@@ -33,8 +33,8 @@ from raftlab.suites.helpers.clients import ALL_READS, APPENDS, EVERYTHING, FRESH
 # made while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the
 # call. This is nearly three times those 7 s.
 PATIENCE = 20.0
-# Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has stepped
-# down.
+# Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has time to
+# step down.
 REST = 0.5
 
 LEADER_NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -229,7 +229,7 @@ class Recording:
 
 class RecordedCall:
     """A call that a test makes to its cluster. A command's ``record`` method records the call, then makes it.
-    ``call["server"]`` is an argument. ``record`` may replace an argument before it makes the call."""
+    ``call["server"]`` is the argument ``server``. ``record`` may replace an argument before it makes the call."""
 
     def __init__(self, recording: Recording, arguments: dict[str, Any], make: Callable[[], Any]) -> None:
         self._recording = recording

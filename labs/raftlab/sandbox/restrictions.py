@@ -197,8 +197,9 @@ def enter_child(limits: Limits, world: str) -> None:
 
 
 def enter_prepared_host(limits: Limits) -> None:
-    """Call this in the prepared host before it imports a submission. Then the host may do what its children may do, and what
-    it needs to fork them: it makes their namespaces, and they restrict themselves further with :func:`enter_child`.
+    """Call this in the prepared host before it imports a submission. From then on, the host may do only what its
+    children may do, and what it needs to fork the children: the host makes their namespaces. The children restrict
+    themselves further with :func:`enter_child`.
 
     Args:
         limits: The limits of the warm host.

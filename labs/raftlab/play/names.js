@@ -65,7 +65,7 @@ export class Quiet {
     }
   }
 
-  /** The number of seconds since the last of these events at a server. */
+  /** The number of seconds, at a time, since the latest of the server's `times` before it. */
   at(server, time) {
     const times = this.times[server];
     let low = 0;

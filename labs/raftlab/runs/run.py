@@ -456,5 +456,5 @@ def seeds_of(text: str) -> range:
     except ValueError:
         raise ValueError(f"--seeds takes a number or A:B, not {text!r}") from None
     if numbers[0] < 0 or numbers[1] <= numbers[0]:
-        raise ValueError(f"--seeds takes seeds of 0 or more, and at least one, but {text!r} has none")
+        raise ValueError(f"expected at least one seed, and none below 0, but --seeds is {text!r}")
     return range(*numbers)

@@ -125,8 +125,8 @@ def open_at(frame: FrameType) -> None:
     if prompt.quitting:
         raise bdb.BdbQuit
     if prompt.stoplineno != -1 or prompt.breaks:
-        # Unless the user typed `c`, the debugger traces the next lines. Tracing must not begin sooner, because it would
-        # then trace the debugger's own lines.
+        # Unless the user typed `c`, the debugger traces the next lines. Tracing must not begin sooner, because the
+        # debugger would then trace its own lines.
         sys.settrace(prompt.trace_dispatch)
 
 

@@ -4,8 +4,8 @@ A failing test is first written as a scenario (:mod:`raftlab.runs.scenario_recor
 halves, quarters, ... down to single ones (delta debugging); servers are removed; preemption is switched off; and
 commands are simplified. Each change is kept only if the run still fails in the same way.
 
-If a test cannot be written as a scenario, or an expectation in its own script fails, the command instead searches for the
-seed whose failing run is shortest.
+If a test cannot be written as a scenario, or if an expectation in the test's own script fails, the command instead searches
+for the seed whose failing run is shortest.
 """
 
 from __future__ import annotations

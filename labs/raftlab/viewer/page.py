@@ -102,7 +102,7 @@ def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
     """The failure in a trace's header in the form that the page shows: its sentence, and rows of (label, text) as in the
     terminal.
 
-    The header may contain no failure, only a sentence, or a whole :class:`raftlab.explain.failure.Failure`.
+    The header may contain a whole :class:`raftlab.explain.failure.Failure`, only its sentence, or nothing.
     """
     if failure is None or failure == "":
         return None

@@ -32,12 +32,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("test", "run the tests of a lab"),
     "check": (
         "check_labs",
-        "run all labs so far with many seeds, in the simulator and on the real network, to see whether you are done",
+        "run all labs up to a given one with many seeds, in the simulator and on the real network, to see whether you are "
+        "done",
     ),
     "replay": ("replay", "repeat one run exactly, and print its events"),
     "shrink": ("shrink", "make a failing run as short as possible"),
     "diff": ("diff", "find where a failing run departs from a passing one"),
-    "fuzz": ("fuzz", "run random scenarios until one fails"),
+    "fuzz": ("fuzz", "run random scenarios of commands and faults until one fails"),
     "view": ("view", "show a run as a picture, in the browser"),
     "play": ("play", "play with a cluster of your servers, in the browser"),
     "labs": ("list_labs", "list the labs and their tests"),

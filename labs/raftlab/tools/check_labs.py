@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAB",
         help="check the labs up to this one (default: the highest lab that you have tested in this folder)",
     )
-    parser.add_argument("--labs", default="", metavar="LAB,...", help="check exactly these labs")
+    parser.add_argument(
+        "--labs", default="", metavar="LAB,...", help="check only these labs, without the labs before them"
+    )
     add_submission(parser)
     parser.add_argument(
         "--seeds",

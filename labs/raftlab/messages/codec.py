@@ -70,15 +70,15 @@ def _no_extension(code: int, data: memoryview) -> Any:
     raise msgspec.ValidationError(f"MessagePack extension {code} is not part of the lab's messages")
 
 
-# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It also sorts dicts, and can do
-# that only if their keys are strings. So classes that declare dicts with int keys use the other encoder.
+# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It also sorts dicts, but can
+# only sort dicts with string keys. So classes that declare dicts with int keys use the other encoder.
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain_subclass, order="deterministic").encode
 _encode_unsorted = msgspec.msgpack.Encoder(enc_hook=_plain_subclass).encode
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_apply_msg = msgspec.msgpack.Decoder(ApplyMsg, ext_hook=_no_extension).decode
 
-# The exceptions that the fast path can raise. It raises RuntimeError if another real thread changes the value meanwhile.
+# The exceptions that the fast path can raise. RuntimeError means that another real thread changed the value meanwhile.
 _ENCODING_ERRORS = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
 _DECODING_ERRORS = (UnicodeDecodeError, RecursionError)
 

@@ -18,7 +18,7 @@ import msgspec
 
 # A frame on a pipe is a 4-byte big-endian length and that many bytes.
 HEADER = struct.Struct("!I")
-# The longest frame that either side sends, in bytes. A Raft that behaves stays far below it.
+# The longest frame that either side sends, in bytes. A correct Raft stays far below this length.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 # The longest frame that the judge accepts from a host, in bytes. This limits the memory that a hostile host can make the
 # judge use: decoding a frame can take ten times the frame's size.
@@ -56,11 +56,11 @@ class Boot(Frame):
     """``"raft"``: a Raft whose service the judge plays. ``"service"``: a Raft and the student's ``KVServer`` on top of it.
     ``"clerk"``: the student's ``Clerk``."""
     max_state: int | None = None
-    """The argument of this name of ``KVServer``, see ``handouts/lab-3a.md``."""
+    """The argument ``max_state`` of ``KVServer``, see ``handouts/lab-3a.md``."""
     max_sessions: int = 0
-    """The argument of this name of ``KVServer``."""
+    """The argument ``max_sessions`` of ``KVServer``."""
     client_id: int = 0
-    """The argument of this name of ``Clerk``."""
+    """The argument ``client_id`` of ``Clerk``."""
 
 
 class Request(Frame):
@@ -303,8 +303,8 @@ class StepRequest(Frame):
     """Run the servers up to ``until``.
 
     The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
-    when ``lookahead`` seconds have passed since the first effect. No message that is sent in the step can arrive before
-    that time, so nothing before that time depends on the judge's answer.
+    when ``lookahead`` seconds have passed since the first effect. A message that is sent in the step cannot arrive sooner
+    than after ``lookahead`` seconds, so nothing that happens until then depends on the judge's answer.
     """
 
     until: float
@@ -375,7 +375,7 @@ class ChildEnded(Frame):
     status: int
     """As ``os.waitpid`` returns it."""
     exceeded: Literal["", Exceeded] = ""
-    """The limit because of which the warm host killed the child; empty if it was none."""
+    """The limit because of which the warm host killed the child; empty if there was none."""
 
 
 class HostPrepared(Frame):

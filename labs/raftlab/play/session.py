@@ -270,7 +270,7 @@ class Session:
         self._rest = None
 
     def rewind(self, when: float) -> None:
-        """Go back to an earlier moment, and remove what was done after that moment. :meth:`undo` restores it.
+        """Go back to an earlier moment, and remove what was done after that moment. :meth:`undo` restores what was removed.
 
         Args:
             when: the moment, in seconds of the lab's time. If a command was in progress then, the session continues after
@@ -435,7 +435,7 @@ class Session:
         need = _NEEDS.get(command.name)
         if need is not None and not self._lab.has(need):
             having = [lab.name for lab in labs.LABS.values() if lab.has(need)]
-            if self._lab.name > having[-1]:  # the labs 3 lack some features of the labs 2
+            if self._lab.name > having[-1]:  # labs 3 lack some features of labs 2
                 which = f"lab {having[0]}" if len(having) == 1 else f"labs {having[0]} to {having[-1]}"
                 raise Refused(f"{command.name} is for {which}, and this is lab {self._lab.name}")
             raise Refused(f"{command.name} is for lab {having[0]} and later ones, and this is lab {self._lab.name}")

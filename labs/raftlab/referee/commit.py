@@ -3,7 +3,7 @@ before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members coun
 majority of each of the two sets is needed (§6).
 
 The referee checks this: an index may be applied only once some leader can have committed it. A leader can have committed
-it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later one. For
+it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later index. For
 the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success.
 The configuration that counts is the latest one in that leader's log, as far as the leader's messages show it.
 
@@ -94,8 +94,8 @@ class Commit(Invariant):
             self._record(server, msg)
 
     def _check(self, server: int, msg: ApplyMsg) -> None:
-        """Fail if no leader can have committed the index of ``msg``. Otherwise, note the last index that
-        this leader may have committed."""
+        """Fail if no leader can have committed the index of ``msg``. Otherwise, set ``committed_upto`` to
+        the last index that such a leader can have committed."""
         configuration = self.configuration_at(msg.index)
         if len(configuration.voters) == 1:
             self.committed_upto = msg.index  # a single member commits without sending anything that could be checked
@@ -156,7 +156,7 @@ class Commit(Invariant):
             configuration: The servers of which a majority is needed.
             before: Only indexes below this one are considered.
             matched: The last index on each server; ``None``: as in ``match_index``.
-            own: The last index of the leader's own log that counts; ``None``: the last one that it has sent.
+            own: The last index of the leader's own log that counts; ``None``: the last index that the leader has sent.
 
         Returns:
             The entry's index, or 0 if there is none.
@@ -241,8 +241,8 @@ class Commit(Invariant):
         ]
         if any(map(configuration.has_majority, copies)):
             text = (
-                f"expected S{server} to apply index {index} only after a majority has stored an entry of its leader's "
-                "own term at that index or after it, but it applied it earlier"
+                f"expected S{server} to apply index {index} only after a majority has stored an entry of the leader's own "
+                f"term at that index or later, but S{server} applied it earlier"
             )
             return broken(rules.COMMIT_OWN_TERM, text, frozenset((server,)))
         if len(self.committed_configurations) == 1 and configuration.voters == frozenset(range(self._all)):

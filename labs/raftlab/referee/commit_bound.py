@@ -41,9 +41,8 @@ class CommitBound(Invariant):
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            self._raise(
-                caller, args["prev_log_index"] + len(args["entries"])
-            )  # the reply lets the leader commit no more
+            # The reply lets the leader commit at most up to the last entry of the message.
+            self._raise(caller, args["prev_log_index"] + len(args["entries"]))
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         self._raise(server, msg.index)

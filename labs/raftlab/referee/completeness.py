@@ -6,7 +6,7 @@ server has restarted since it stored that entry, and nothing has shown since the
 failure mentions the restart.
 
 It must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of the
-commit or an earlier one, because the voter may have voted before it stored the entry.
+commit or an earlier term, because the voter may have voted before it stored the entry.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Completeness(Invariant):
         commits = self._commit.commits
         if end is None or not commits:
             return
-        # The latest commit of an earlier term covers those before it.
+        # The latest commit of an earlier term covers all commits before it.
         seen, latest = self._earlier_commits.get(term, (0, None))
         if seen < len(commits):
             latest = next((commit for commit in reversed(commits[seen:]) if commit[0] < term), latest)

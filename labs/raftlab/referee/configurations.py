@@ -8,7 +8,7 @@ applied. If the referee does not know that configuration, it does not judge the 
 entry may be committed.
 
 It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new leader
-whose first entry repeats the latest configuration in its log, C_old,new too, instead of a no-op (Apache Ratis does this);
+whose first entry repeats the latest configuration in its log, even C_old,new, instead of a no-op (Apache Ratis does this);
 a C_old,new that a later entry with C_old undoes; a C_new that is appended at the moment when C_old,new becomes committed;
 voters and candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
@@ -94,7 +94,7 @@ class Configurations(Invariant):
             text = f"{text}, but it has only those of {names(votes)}"
             pre_votes = self._pre_votes.get((term, leader), set())
             if any(configuration.has_majority(votes | pre_votes) for configuration in possible):
-                # The leader must have counted pre-votes as votes. Then the configuration is not the cause.
+                # The leader has probably counted pre-votes as votes. Then the configuration is not the cause.
                 rule, text = rules.MAJORITY, f"{text}{pre_votes_note(pre_votes, votes)}"
             raise broken(rule, text, frozenset((leader,)))
 

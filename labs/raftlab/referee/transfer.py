@@ -42,7 +42,7 @@ class ElectionOnRequest(Invariant):
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if args.get("leadership_transfer") and args["term"] not in self._terms.get(src, ()):
             text = f"expected S{src} to set leadership_transfer only after a TimeoutNow of term {args['term'] - 1}"
-            seen = f"but it sets it in term {args['term']}, and has received no such TimeoutNow"
+            seen = f"but it sets the flag in term {args['term']}, and has received no such TimeoutNow"
             raise broken(rules.ELECTION_ON_REQUEST, f"{text}, {seen}", frozenset((src,)))
 
 

@@ -1,8 +1,8 @@
 """The record of one run of one test: its outcome, its failure and its numbers.
 
 Records are written as JSON, one per line, so a reader can use all records that arrived even if the writer was killed. When
-the writer has finished, it adds the line ``{"end": n}``, where n is the number of records. If this line is missing, some
-runs are missing, too.
+the writer has finished, it adds the line ``{"end": n}``, where n is the number of records. If this line is missing,
+records may be missing, too.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ class TidyNames:
 # --- the base class ---
 
 COMMANDS: dict[str, type[Command]] = {}
-"""Every command by its name. Defining a subclass of :class:`Command` with a ``syntax`` adds it."""
+"""Every command by its name. A subclass of :class:`Command` that has a ``syntax`` is added when it is defined."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -357,7 +357,7 @@ class Command:
         return []
 
     def merged(self, following: Command) -> Command | None:
-        """One command that does the same as this one followed by ``following``; ``None`` if there is none."""
+        """One command that does the same as this one followed by ``following``; ``None`` if there is no such command."""
         return None
 
     def tidied(self, names: TidyNames) -> Command:

@@ -68,8 +68,8 @@ class Limits(msgspec.Struct, frozen=True):
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
             use address space but hardly any memory.
         threads: Number of threads of all children together. With namespaces, the operating system enforces this limit
-            for the user. Without namespaces, it would also count the user's other processes, so the warm host counts
-            the threads.
+            for the user. Without namespaces, it would also count the threads of the user's other processes, so the
+            warm host counts instead.
         files: Number of open files per process.
         file_bytes: Maximum size of a written file, in bytes.
         cpu_s: CPU seconds per child.
@@ -324,7 +324,7 @@ def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
                 if below.is_dir(follow_symlinks=False)
                 and not any(f"{path}/".startswith(f"{below.path}/") for path in wanted)
             )
-    # Of the other folders, only the libraries are visible, because these folders may also contain anything else.
+    # Of the other folders, only the libraries are visible, because these folders may contain other things, too.
     for folder in ("/usr/local/lib", os.path.join(os.path.realpath(sys.base_prefix), sys.platlibdir)):
         wanted.update(str(path) for path in Path(folder).glob("lib*.so*"))
     return _outermost(path for path in wanted if os.path.exists(path)), tuple(sorted(filter(os.path.isdir, masks)))

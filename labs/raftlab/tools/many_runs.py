@@ -166,7 +166,7 @@ _END_TIMEOUT_S = 5.0
 
 
 class _Worker:
-    """A process that performs one run at a time. It ends when this process does."""
+    """A process that performs one run at a time. It ends when this process ends."""
 
     def __init__(self, context: Any, conditions: Conditions) -> None:
         self.connection, theirs = context.Pipe()

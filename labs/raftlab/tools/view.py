@@ -86,7 +86,7 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
 
 def _in_container() -> bool:
     """Whether this is a container or a codespace of VS Code. The browser then runs on another computer and cannot open
-    a file of this one."""
+    a file of this computer."""
     return any(map(os.environ.get, ("CODESPACES", "REMOTE_CONTAINERS")))
 
 

@@ -24,7 +24,8 @@ from raftlab.sandbox.levels import Sandbox
 from raftlab.time_awake import LOOK_S, TimeAwake, poll_awake
 from raftlab.worlds.base import HostLost, HostNotStarted
 
-# A submission that is part of raftlab. If a host does not start even with this one, the student's code is not the reason.
+# A submission that is part of raftlab. If a host does not start even with this submission, the student's code is not
+# the reason.
 EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
 
 # The times below leave out pauses of this process (Ctrl-Z).

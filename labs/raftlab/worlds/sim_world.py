@@ -159,7 +159,7 @@ class Progress:
 
 
 class ForkedHost:
-    """A child forked from the warm host or from the prepared host. This is how runs are judged.
+    """A child that the warm host or the prepared host forks. Graded runs always use such a child.
 
     Args:
         warm_host: the warm host of the submission.

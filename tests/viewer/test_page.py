@@ -166,7 +166,9 @@ def test_a_part_has_a_notice_and_the_earlier_events_it_needs(run: Path) -> None:
     assert data["events"] == EVENTS[2:]
     assert data["first"] == 3
     assert data["before"] == [EVENTS[1], EVENTS[0], EVENTS[1]]
-    assert data["notices"] == ["only the part from 0.600 to 0.700 s: the servers' earlier state is known only in part"]
+    assert data["notices"] == [
+        "this is only the part from 0.600 to 0.700 s: the servers' earlier state is known only in part"
+    ]
     assert data["ends"]
     data = data_of(viewer_page.page(run, until=0.5))
     assert data["events"] == EVENTS[:2]

@@ -332,7 +332,7 @@ _USE = "use numbers, strings, bytes, and lists or dicts of these"
 
 
 def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | None:
-    """Find the first part of a value that cannot travel.
+    """Find out which part of ``value`` is the first that cannot be sent.
 
     Args:
         value: the value or part to search.

@@ -111,7 +111,7 @@ def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> 
         missing = getattr(exc, "name", None)
         what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _describe(exc)
         raise AnnotationFault(
-            f"the annotations of {name} cannot be read: {what} (import it for running too, not only for type checkers)"
+            f"the annotations of {name} cannot be read: {what} (import it at run time, too, not only for type checkers)"
         ) from exc
 
 

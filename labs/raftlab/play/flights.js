@@ -59,7 +59,7 @@ class Flight {
     return false;
   }
 
-  /** The speed of the message at a time: how many seconds of the lab's time the way from place 0 to place 1 takes at it. */
+  /** The speed of the message at a time: how many seconds a message of this speed takes from place 0 to place 1. */
   speedAt(time) {
     const points = [...this.route];
     const aim = this.#aim();

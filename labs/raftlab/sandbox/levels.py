@@ -69,7 +69,7 @@ class Limits(msgspec.Struct, frozen=True):
             use address space but hardly any memory.
         threads: Number of threads of all children together. With namespaces, the operating system enforces this limit
             for the user. Without namespaces, it would also count the threads of the user's other processes, so the
-            warm host counts instead.
+            warm host counts the threads instead.
         files: Number of open files per process.
         file_bytes: Maximum size of a written file, in bytes.
         cpu_s: CPU seconds per child.

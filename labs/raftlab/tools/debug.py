@@ -139,7 +139,7 @@ def _end_run(exc: BaseException) -> None:
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
     """The traceback, cut after its last entry in one of ``files``, so that a debugger opens there. If there is no such
-    entry, the whole traceback."""
+    entry, nothing is cut."""
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:

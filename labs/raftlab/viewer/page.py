@@ -154,7 +154,7 @@ def _data(trace: Path, since: float, until: float) -> bytes:
             raise CannotShow(f"{trace.name} has nothing {shown}: the run {end}")
         first, last = part.times
         notices.append(
-            f"only the part from {first:.3f} to {last:.3f} s: the servers' earlier state is known only in part"
+            f"this is only the part from {first:.3f} to {last:.3f} s: the servers' earlier state is known only in part"
         )
     failure = explained(header.get("failure"), str(header.get("replay") or ""))
     ends = not part.more_behind and not any("cut off" in notice for notice in notices)

@@ -42,7 +42,7 @@ class _Process:
         self.connection = connection
         self.outgoing: list[protocol.Event] = []
         self.threads: str | None = None  # its last answer to ListThreads
-        # Whether the child has reported a fault itself. If so, the judge does not report the end of its process, too.
+        # Whether the child has reported a fault itself. If so, the judge does not also report the end of its process.
         self.faulted = False
 
 

@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("replay", "repeat one run exactly, and print its events"),
     "shrink": ("shrink", "make a failing run as short as possible"),
     "diff": ("diff", "find where a failing run departs from a passing one"),
-    "fuzz": ("fuzz", "run random scenarios until one fails"),
+    "fuzz": ("fuzz", "run random scenarios of commands and faults until one fails"),
     "view": ("view", "show a run as a picture, in the browser"),
     "play": ("play", "play with a cluster of your servers, in the browser"),
     "labs": ("list_labs", "list the labs and their tests"),

@@ -187,6 +187,8 @@ def test_changed_code_can_be_reloaded(write_raft: Write) -> None:
         ("2D", "transfer S0 to S1", "transfer is for lab 2G"),
         ("2D", "op C0 get x", "op is for lab 3A"),
         ("3A", "propose S0", "propose is not for lab 3A"),
+        ("3A", "members S0 to S1", "members is for labs 2E to 2G, and this is lab 3A"),
+        ("3A", "transfer S0 to S1", "transfer is for lab 2G, and this is lab 3A"),
         ("2D", "dance S0", "there is no command 'dance'"),
         ("2B", "crash S0; check", "S0 has crashed, and servers of lab 2B save nothing"),
     ],

@@ -128,8 +128,8 @@ BROKEN = {
     ),
     "an old entry counted": (
         lambda: History().append(0, 1, 2, (0, 0), A).apply(0, "a"),
-        "expected S0 to apply index 1 only after a majority has stored an entry of its leader's own term at that index or "
-        "after it, but it applied it earlier",
+        "expected S0 to apply index 1 only after a majority has stored an entry of the leader's own term at that index or "
+        "later, but S0 applied it earlier",
         rules.COMMIT_OWN_TERM,
     ),
     "elected without a committed entry": (
@@ -199,7 +199,7 @@ def test_a_broken_rule_is_reported(name: str) -> None:
     [
         (0, b"x" * 4097, False, "expected at most 4096 bytes in one message, but S0 sends 4097 at offset 0"),
         (2, b"xx", False, "expected the snapshot's own bytes, but S0 sends others at offset 2"),
-        (0, b"xy", True, "expected S0 to set done only with the last of the 5000 bytes, but it sets it at offset 0"),
+        (0, b"xy", True, "expected S0 to set done only with the last of the 5000 bytes, but it sets done at offset 0"),
     ],
 )
 def test_a_chunk_that_is_not_of_the_snapshot_is_reported(offset: int, data: bytes, done: bool, text: str) -> None:

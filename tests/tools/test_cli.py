@@ -140,7 +140,7 @@ def test_new_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     starter.new(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    with pytest.raises(CommandError, match=r"notes\.txt is a file; expected a folder, new or not$"):
+    with pytest.raises(CommandError, match=r"notes\.txt is a file; expected a folder, which may be new$"):
         starter.new(tmp_path / "notes.txt")
     with pytest.raises(CommandError, match=r"notes\.txt/\S+ cannot be written: Not a directory$"):
         starter.new(tmp_path / "notes.txt" / "me")

@@ -166,7 +166,9 @@ def test_a_part_has_a_notice_and_the_earlier_events_it_needs(run: Path) -> None:
     assert data["events"] == EVENTS[2:]
     assert data["first"] == 3
     assert data["before"] == [EVENTS[1], EVENTS[0], EVENTS[1]]
-    assert data["notices"] == ["only the part from 0.600 to 0.700 s: the servers' earlier state is known only in part"]
+    assert data["notices"] == [
+        "this is only the part from 0.600 to 0.700 s: the servers' earlier state is known only in part"
+    ]
     assert data["ends"]
     data = data_of(viewer_page.page(run, until=0.5))
     assert data["events"] == EVENTS[:2]
@@ -224,7 +226,7 @@ def test_files_that_are_not_traces_are_refused(
         ("none.jsonl", "none.jsonl does not exist"),
         (
             "initial_election@7",
-            "view shows a trace file, not a run; to make one: raftlab replay initial_election@7 --out run.jsonl",
+            "view shows a trace file, not a run; to make the file: raftlab replay initial_election@7 --out run.jsonl",
         ),
         ("run.jsonl --out run.jsonl", "run.jsonl is the trace itself: give --out another file"),
         ("run.jsonl --since 2 --until 1", "--since 2 is later than --until 1"),
@@ -233,7 +235,7 @@ def test_files_that_are_not_traces_are_refused(
             "run.jsonl --since 0.2 --until 0.3",
             "run.jsonl has nothing between 0.2 and 0.3 s: the run goes on until later",
         ),
-        (".", ". is a folder; expected a trace file from it, which ends in .jsonl"),
+        (".", ". is a folder; expected one of its trace files, whose names end in .jsonl"),
     ],
 )
 def test_arguments_that_are_refused(

@@ -2,8 +2,8 @@
 
 Messages are encoded as MessagePack maps with field names, so the judge can read them as plain dictionaries without knowing a
 student's classes. Equal messages have equal bytes. Encoders, decoders and checks are prepared once per class. The fast path
-is then a type test, a check of the untyped fields, and a call of msgspec. Only if this fails does a slow search look for the
-field that the error should name.
+is then a type test, a check of the untyped fields, and a call of msgspec. Only if the fast path fails does a slow
+search look for the field that the error should name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ STATUS_FIELDS = tuple(field.name for field in dataclasses.fields(Status))
 
 
 class NotByValue(TypeError):
-    """A value cannot travel by value. The message names the field: ``RequestVoteArgs.extra: a set cannot ...``."""
+    """Something cannot be sent by value, as a copy of its data. The message names the field: ``RequestVoteArgs.extra: a
+    set cannot ...``."""
 
 
 class BadMessage(msgspec.ValidationError):
@@ -69,15 +70,15 @@ def _no_extension(code: int, data: memoryview) -> Any:
     raise msgspec.ValidationError(f"MessagePack extension {code} is not part of the lab's messages")
 
 
-# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It also sorts dicts, and can do
-# that only if their keys are strings. So classes that declare dicts with int keys use the other encoder.
+# The deterministic encoder sorts sets, so that a message does not depend on the hash seed. It also sorts dicts, but can
+# only sort dicts with string keys. So classes that declare dicts with int keys use the other encoder.
 _encode = msgspec.msgpack.Encoder(enc_hook=_plain_subclass, order="deterministic").encode
 _encode_unsorted = msgspec.msgpack.Encoder(enc_hook=_plain_subclass).encode
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_no_extension).decode
 _decode_map = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_no_extension).decode
 _decode_apply_msg = msgspec.msgpack.Decoder(ApplyMsg, ext_hook=_no_extension).decode
 
-# The exceptions that the fast path can raise. It raises RuntimeError if another real thread changes the value meanwhile.
+# The exceptions that the fast path can raise. RuntimeError means that another real thread changed the value meanwhile.
 _ENCODING_ERRORS = (Suspect, TypeError, ValueError, OverflowError, AttributeError, RecursionError, RuntimeError)
 _DECODING_ERRORS = (UnicodeDecodeError, RecursionError)
 
@@ -106,8 +107,8 @@ class Codec:
     def add(self, handlers: type, methods: Iterable[str]) -> None:
         """Prepare the messages of a further class.
 
-        If a handler has unsuitable annotations, this does not raise, because the handler may be an unfinished one of the
-        next lab. Using the handler raises :class:`AnnotationFault`.
+        Unsuitable annotations of a handler do not raise here, because the handler may belong to the next lab and be
+        unfinished. Using the handler raises :class:`AnnotationFault`.
 
         Args:
             handlers: the student's class. ``sys.modules`` must contain its module.
@@ -235,7 +236,7 @@ def check_command(value: Any, name: str = "command") -> None:
 
 
 def encode_value(value: Any, name: str = "value") -> bytes:
-    """Encode a JSON-like value, or a tuple of them (as ``start`` returns). Raises :class:`NotByValue`."""
+    """Encode a JSON-like value, or a tuple of such values (as ``start`` returns). Raises :class:`NotByValue`."""
     plain = list(value) if isinstance(value, tuple) else value
     try:
         message_types.check_json(plain)
@@ -299,7 +300,7 @@ def encode_apply(msg: Any) -> bytes:
 
 
 def _wrong_field(msg: ApplyMsg) -> str:
-    """What is wrong with the field that belongs to the kind of ``msg``; empty if nothing is."""
+    """What is wrong with ``msg.snapshot`` or ``msg.members``, given ``msg.kind``; empty if both are right."""
     snapshot, members = msg.snapshot, msg.members
     if not isinstance(snapshot, bytes) and not (snapshot is None and msg.kind != "snapshot"):
         need = ' for kind "snapshot"' if msg.kind == "snapshot" else ""
@@ -331,12 +332,12 @@ _USE = "use numbers, strings, bytes, and lists or dicts of these"
 
 
 def _find(value: Any, hint: Any, path: str, known: Shapes, depth: int) -> str | None:
-    """Find the first part of a value that cannot travel.
+    """Find out which part of ``value`` is the first that cannot be sent.
 
     Args:
         value: the value or part to search.
         hint: the declared type of ``value``.
-        path: the name of ``value`` in the sentence, such as ``RequestVoteArgs.extra[0]``.
+        path: the name of ``value`` in the returned sentence, such as ``RequestVoteArgs.extra[0]``.
         known: the message classes seen so far.
         depth: the depth at which ``value`` is nested.
 

@@ -2,8 +2,8 @@
 
 :mod:`raftlab.messages.codec` uses this module in two ways. For each class, this module prepares a fast check of the untyped
 fields (``command: Any``), because a tuple or a dataclass in such a field would silently arrive as something else. If msgspec
-rejects a class, this module finds the field that is to blame. :mod:`raftlab.submission.contract` checks message classes with
-it."""
+rejects a class, this module finds the field that is to blame. :mod:`raftlab.submission.contract` also uses this module, to
+check message classes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> 
         missing = getattr(exc, "name", None)
         what = f"{missing} is not defined" if isinstance(exc, NameError) and missing else _describe(exc)
         raise AnnotationFault(
-            f"the annotations of {name} cannot be read: {what} (import it for running too, not only for type checkers)"
+            f"the annotations of {name} cannot be read: {what} (import it at run time, too, not only for type checkers)"
         ) from exc
 
 
@@ -129,8 +129,8 @@ def _message_type(hint: Any, what: str) -> Any:
 
 
 def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
-    """Check that a value is JSON-like, so that it arrives as it was sent. This does not check the size of ints; the encoder
-    does.
+    """Check that a value is JSON-like. Only such a value arrives as it was sent. The encoder, not this function, checks the
+    size of ints.
 
     Args:
         value: the value.
@@ -161,7 +161,7 @@ def check_json(value: Any, depth: int = 0, keys: Any = str) -> None:
 
 class Shapes:
     """The fields and checks of a set of message classes. Use an instance while ``sys.modules`` contains the student's
-    module, because type hints are resolved there, once per class.
+    module, because type hints are resolved in that module, once per class.
 
     Attributes:
         sets: the messages that contain a set.
@@ -175,7 +175,8 @@ class Shapes:
         self.odd_keys: set[type] = set()
 
     def fields(self, cls: type) -> dict[str, Any]:
-        """The resolved types of a record's fields, by name. Raises :class:`AnnotationFault`."""
+        """The resolved types of the fields of a dataclass, NamedTuple or TypedDict, by name. Raises
+        :class:`AnnotationFault`."""
         known = self._fields.get(cls)
         if known is None:
             try:
@@ -203,7 +204,7 @@ class Shapes:
         return self._record(root, root)
 
     def blame(self, message: Any, complaint: str) -> AnnotationFault:
-        """The fault to raise, with the field's name, if msgspec rejects a class although each of its types can travel.
+        """The fault to raise if msgspec rejects a class although each of its types can travel. It names the field to blame.
 
         Args:
             message: the message class.
@@ -215,7 +216,7 @@ class Shapes:
         owners = {cls for cls, _, _ in bad}
         root = typing.get_origin(message) or message
         for cls, name, hint in bad:
-            # If the field uses another record that is to blame, name the field of that record instead.
+            # If the field's type contains another class that is to blame, name the field of that class instead.
             if owners.isdisjoint(type_annotations.records_in(hint)):
                 text = f"{cls.__name__}.{name} is declared {type_annotations.type_name(hint)}, "
                 text += "whose alternatives cannot be told apart in a message; declare it as Any"

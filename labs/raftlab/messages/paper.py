@@ -1,9 +1,9 @@
 """The messages of the paper and of the clients of lab 3: the fields and types of each RPC, and how the judge decodes and
 checks the messages that a host sends.
 
-The judge decodes a message before any rule or test reads it, and keeps only certain fields: those of the paper, those of
-entries and snapshots that describe a configuration (lab 2E), and the flag of RequestVote for a transfer (lab 2G). Only the
-host decodes fields that a student added.
+The judge decodes a message before any rule or test reads it, and keeps only certain fields: those of the paper, those
+that describe a configuration in an entry or a snapshot (lab 2E), and the flag of RequestVote for a transfer (lab 2G).
+Only the host decodes fields that a student added.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ RAFT_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lease_of": ({"term": int, "server_id": int}, {"term": int, "granted": bool}),
 }  # fmt: skip
 
-# The field of RequestVote that says that the leader told the candidate to start an election (lab 2G). If it is absent, it is
-# False.
+# The field of RequestVote that says whether the leader told the candidate to start an election (lab 2G). A request without
+# this field counts as False.
 TRANSFER_FLAG = "leadership_transfer"
-# The RPC that clients call (handouts/lab-3a-details.md). The `value` of a reply may also be the number of a session, or
-# whether a swap has changed the value.
+# The RPC that clients call (handouts/lab-3a-details.md). In a reply, `value` may also be the number of a
+# session, or say whether a swap has changed the key's value.
 SERVICE_FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "client_request": (
         {
@@ -63,8 +63,8 @@ FIELDS = RAFT_FIELDS | SERVICE_FIELDS
 # because one byte can become an object of 56 bytes. The longest messages occur in lab 2B's test with large commands; even
 # all commands of that test together stay below this limit.
 MAX_BYTES = 1_000_000
-# The largest term or index that a server may send. No run comes near it. If a test adds something to it, the sum still fits
-# in a message.
+# The largest term or index that a server may send. No run comes near it. If a test adds something to such a
+# number, the sum still fits in a message.
 MAX_INT = 2**62
 
 _Int = Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)]
@@ -81,7 +81,7 @@ class Entry(TypedDict):
 
 
 class BadMessage(ValueError):
-    """A message is too long, or lacks a field of the paper. The text is the predicate of a sentence about the message."""
+    """A message is too long, or lacks a field of the paper. The text is the rest of a sentence about the message."""
 
 
 def _decoder(fields: dict[str, type]) -> msgspec.msgpack.Decoder[dict[str, Any]]:

@@ -1,5 +1,4 @@
-"""Frames over a pair of pipes, which the judge and the simulator's host use: each frame is a length and then that many
-bytes."""
+"""Frames over the pair of pipes between the judge and the simulator's host. A frame is a length, then that many bytes."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ code (time, faults, stored state); the host only runs student code. Both worlds 
 travel over a pipe in :class:`StepRequest` and :class:`StepResult`, in rpyc as lists inside rpyc calls.
 
 All messages are encoded as MessagePack and decoded by declared type, so a hostile host can send wrong values but never an
-arbitrary object. :mod:`raftlab.messages.codec` encodes ``payload`` and ``args``. Only the host knows their types; the judge
-reads them as plain dictionaries. Times are seconds of the lab's time: simulated time in sim, real time in rpyc.
+arbitrary object. :mod:`raftlab.messages.codec` encodes ``payload`` and ``args``. Only the host knows their types; for the
+judge, they are plain dictionaries and lists. Times are seconds of the lab's time: simulated time in sim, real time in rpyc.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 # A frame on a pipe is a 4-byte big-endian length and that many bytes.
 HEADER = struct.Struct("!I")
-# The longest frame that either side sends, in bytes. A Raft that behaves stays far below it.
+# The longest frame that either side sends, in bytes. A correct Raft stays far below this length.
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 # The longest frame that the judge accepts from a host, in bytes. This limits the memory that a hostile host can make the
 # judge use: decoding a frame can take ten times the frame's size.
@@ -56,11 +56,11 @@ class Boot(Frame):
     """``"raft"``: a Raft whose service the judge plays. ``"service"``: a Raft and the student's ``KVServer`` on top of it.
     ``"clerk"``: the student's ``Clerk``."""
     max_state: int | None = None
-    """The argument of ``KVServer``, see ``handouts/lab-3a.md``."""
+    """The argument ``max_state`` of ``KVServer``, see ``handouts/lab-3a.md``."""
     max_sessions: int = 0
-    """The argument of ``KVServer``."""
+    """The argument ``max_sessions`` of ``KVServer``."""
     client_id: int = 0
-    """The argument of ``Clerk``."""
+    """The argument ``client_id`` of ``Clerk``."""
 
 
 class Request(Frame):
@@ -82,7 +82,7 @@ class Reply(Frame):
     payload: bytes | None
 
 
-# A Call with this method asks whether the server's Raft has a certain method. The argument is the name of that method.
+# If the `method` of a Call is this, the Call asks whether the server's Raft has the method that the argument names.
 HAS_METHOD = "has_method"
 
 
@@ -303,8 +303,8 @@ class StepRequest(Frame):
     """Run the servers up to ``until``.
 
     The host handles the events of ``due`` and its own timers in order of time. It returns at the first urgent effect, or
-    when ``lookahead`` seconds have passed since the first effect. No message that is sent in the step can arrive before
-    that time, so nothing before that time depends on the judge's answer.
+    when ``lookahead`` seconds have passed since the first effect. A message that is sent in the step cannot arrive sooner
+    than after ``lookahead`` seconds, so nothing that happens until then depends on the judge's answer.
     """
 
     until: float
@@ -345,7 +345,8 @@ class StartChild(Frame):
     incarnations: dict[str, int] = {}
     """How many incarnations of each role the run begins with (sim, run, prepared)."""
     modules: list[str] = []
-    """Modules of raftlab that are imported before the fork. The first of them carries out the run (run)."""
+    """Modules of raftlab that are imported before the fork. In the world ``"run"``, the first of them carries out the
+    run."""
 
 
 class KillChild(Frame):
@@ -363,7 +364,7 @@ class ChildStarted(Frame):
     """The child's own process id, used on systems that do not tell the receiver the sender's process id."""
 
 
-# What the warm host limits for all children together: their memory, and outside of namespaces their threads.
+# What the warm host limits for all children together: their memory and, if they run without namespaces, their threads.
 Exceeded = Literal["memory", "threads"]
 
 
@@ -374,7 +375,7 @@ class ChildEnded(Frame):
     status: int
     """As ``os.waitpid`` returns it."""
     exceeded: Literal["", Exceeded] = ""
-    """What the child was killed for."""
+    """The limit because of which the warm host killed the child; empty if there was none."""
 
 
 class HostPrepared(Frame):

@@ -2,8 +2,8 @@
 
 The connection uses only three parts of rpyc: its frames on a TCP socket, its encoding (``brine``) and its requests. Each
 side can only call the other with one ``bytes`` argument. There are no proxies of remote objects, no attributes, no pickle,
-and no exceptions built from what the other side sends. Any other frame is rejected before it is decoded, so a hostile frame
-costs neither time nor memory.
+and no exceptions built from what the other side sends. A frame that is not such a call is rejected before it is decoded,
+so a hostile frame costs neither time nor memory.
 
 Calls have no reply. A reply of rpyc would only say that the call arrived, which TCP guarantees already; the replies that
 matter are separate events and effects. Without rpyc's replies, raftlab handles about 50 % more RPCs per second.

@@ -1,4 +1,5 @@
-// The messages in flight, from the events of the trace and the server's list of messages that are still in flight.
+// The messages in flight, from the events of the trace and the play server's list of messages that are still in flight. The
+// play server is the process of `raftlab play`, see server.py.
 
 import { messageName } from "./names.js";
 
@@ -7,7 +8,7 @@ const LOST = 0.0005;
 const CHUNK = 64;
 
 /** One message, or one copy of a message. `route` has the points [time, place] that it passes, from place 0 to place 1. If
- * two successive points have the same place, the message is held between them. `due`: when the server expects the
+ * two successive points have the same place, the message is held between them. `due`: when the play server expects the
  * message to arrive. An event that says when it did arrive takes precedence. */
 class Flight {
   constructor(send, event, leg) {
@@ -58,7 +59,7 @@ class Flight {
     return false;
   }
 
-  /** The speed of the message at a time, as the number of seconds of the lab's time from place 0 to place 1 at that speed. */
+  /** The speed of the message at a time: how many seconds a message of this speed takes from place 0 to place 1. */
   speedAt(time) {
     const points = [...this.route];
     const aim = this.#aim();
@@ -166,7 +167,7 @@ export class Flights {
     const others = this.open.get(key) ?? [];
     let flight = others.find((one) => !one.held) ?? others[0];
     if (!flight) {
-      // The network duplicated the message, and the copy arrived before the server had listed it as in flight.
+      // The network duplicated the message, and the copy arrived before the play server had listed it as in flight.
       const first = this.first.get(key);
       if (!first || fate !== "arrived") return;
       flight = this.#copy(first);
@@ -191,8 +192,8 @@ export class Flights {
     this.latest[chunk] = members.length < CHUNK ? Infinity : Math.max(...members.map((one) => one.gone));
   }
 
-  /** Take over what the server says at time `now`: `under`, the messages in flight as [id, leg, due], and `held`, the held
-   * messages by hold. */
+  /** Take over what the play server says at time `now`: `under`, the messages in flight as [id, leg, due], and `held`, the
+   * held messages by hold. */
   reconcile(under, held, now) {
     const dues = new Map();
     for (const [id, leg, due] of under) {

@@ -1,7 +1,7 @@
-// The connection to the session on the server. It sends one request at a time, in the order of the calls of `ask`.
+// The connection to the session in the play server. It sends one request at a time, in the order of the calls of `ask`.
 
 export class Link {
-  /** `answered` is called with each answer, and `failed` if the server cannot be reached. */
+  /** `answered` is called with each answer, and `failed` if the play server cannot be reached. */
   constructor(answered, failed) {
     this.answered = answered;
     this.failed = failed;

@@ -29,7 +29,7 @@ const SPEEDS = [
 ];
 const AHEAD = 0.1; // the run is at most this far ahead of the picture, in wall-clock seconds
 const LATE = 0.3; // a picture that is at most this far behind the run still shows the present, in wall-clock seconds
-const PANEL_MS = 100; // between two updates of the panel
+const PANEL_MS = 100; // milliseconds between two updates of the panel
 const SLOW_MS = 1500; // after this time without an answer, the page says that the code is computing
 
 const COMPUTING = "your code is computing …";
@@ -38,9 +38,9 @@ const KEYS = [
   ["Space", "play or pause"], [".", "one event on"], [",", "one event back"], ["Home", "the beginning"], ["End", "the present"],
   ["+", "faster"], ["-", "slower"], ["0 … 9", "choose a server"], ["Shift+0 … 9", "choose the link to that server"],
   ["Esc", "choose nothing"], ["c", "crash or restart; cut or mend a link"], ["[  ]", "cut or mend one direction"], ["z", "pause or resume a server"],
-  ["x", "disconnect or connect it"], ["p", "propose"], ["P", "propose five"], ["s", "take a snapshot"], ["m", "hold the next message to arrive"],
-  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop losing them"], ["Backspace", "go on from here"],
-  ["b", "bring back what was left out"], ["/", "type a command"], ["w", "save"], ["l", "load your code again"], ["d", "dark or light theme"], ["?", "this help"],
+  ["x", "disconnect or connect a server"], ["p", "propose"], ["P", "propose five"], ["s", "take a snapshot"], ["m", "hold the next message to arrive"],
+  ["n", "let held messages go"], ["h", "heal the network"], ["u", "lose messages, or stop losing them"], ["Backspace", "go on from the moment shown"],
+  ["b", "bring back what came after that moment"], ["/", "type a command"], ["w", "save"], ["l", "load your code again"], ["d", "dark or light theme"], ["?", "this help"],
 ];
 
 class Play {
@@ -156,8 +156,8 @@ class Play {
     return this.now - this.t > (this.playing ? LATE * this.#rate(this.t) : 0);
   }
 
-  /** Carry out a scenario command. `exact` returns whether it must happen at the moment that is shown, even if the run is
-   * only a little ahead of that moment. */
+  /** Carry out a scenario command. `exact` returns whether the command must happen at the moment that is shown, even if
+   * the run is only a little ahead of that moment. */
   act(line, then = () => {}, exact = () => false) {
     let past = null;
     let note = line.replace(" ? ", " ");
@@ -254,7 +254,7 @@ class Play {
       left -= (end - this.t) / rate;
       this.t = end;
     }
-    // The run stays a little ahead of the picture, measured in wall-clock time. Both advance at the lower of their rates.
+    // The run stays a little ahead of the picture, measured in wall-clock time. Both advance at the lower of the two rates.
     const rate = Math.min(this.#rate(this.now), this.#rate(this.t));
     if (!this.failure && !this.link.busy && this.now - this.t < (rate * AHEAD) / 2) {
       const to = this.now + Math.max(0.00006, rate * AHEAD);
@@ -366,7 +366,7 @@ class Play {
     const others = this.visible.filter((one) => !one.heldAt(this.t) && same.every((part) => one[part] === flight[part]));
     const earlier = others.filter((one) => one.fate !== "lost" && one.arrives < flight.arrives).length;
     const line = `catch ? ${flight.leg} of ${flight.method} from ${nameOf(flight.caller)} to ${nameOf(flight.called)}`;
-    // If the message has arrived at the run's time, although the picture shows it in flight, the run must go back a little.
+    // If the run has delivered the message, but the picture still shows it in flight, the run must go back a little.
     this.act(earlier ? `${line} nth ${earlier + 1}` : line, () => {}, () => flight.end !== null);
   }
 

@@ -59,13 +59,12 @@ export class Quiet {
     } else if (event.e === "send" && (event.method === "request_vote" || event.method === "pre_vote")) {
       const round = event.method === "pre_vote" ? `p${event.message?.term}` : term;
       if (this.asked[server] === round && since < 0.02) return;
-      if (event.method === "pre_vote" || this.asked[server] !== `p${term}`) this.longest = Math.max(this.longest, Math.min(since, 5));
-      this.asked[server] = round;
-      times.push(event.t);
+      if (event.method === "pre_vote" || this.asked[server] !== `p${term}`) this.longest = Math.max(this.longest,
+      Math.min(since, 5)); this.asked[server] = round; times.push(event.t);
     }
   }
 
-  /** The number of seconds since the last of these events at a server. */
+  /** How long before `time` the latest of the server's `times` was, in seconds. */
   at(server, time) {
     const times = this.times[server];
     let low = 0;

@@ -1,4 +1,4 @@
-"""The HTML page of `raftlab play`: some modules and the style of the viewer, and modules and a style of its own."""
+"""The HTML page of `raftlab play`. It uses the viewer's style and some of its modules, and adds its own."""
 
 from __future__ import annotations
 

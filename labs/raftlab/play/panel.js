@@ -137,7 +137,7 @@ export class Panel {
     else {
       const restart = button("restart", "c", () => play.key("c"));
       restart.disabled = !has("durable");
-      if (restart.disabled) restart.title = "a server can restart only from lab 2C on, because it saves nothing before; go back in time instead";
+      if (restart.disabled) restart.title = "before lab 2C, servers save nothing, so they cannot restart; go back in time instead";
       made.push(restart);
     }
     if (s.up) made.push(button(s.paused ? "resume" : "pause", "z", () => play.key("z"), "stop its threads, or let them run again"));

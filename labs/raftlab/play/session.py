@@ -42,7 +42,8 @@ _STRIDE_US = 50
 # A step that finds no event ends after this many microseconds.
 _STEP_US = 1_000_000
 # The maximum length of a session, in seconds of the lab's time. In a longer session, the busiest correct Raft might reach a
-# quota (raftlab.harness.quotas) or the limit on CPU time (raftlab.worlds.sim_world). Both are chosen for tests.
+# quota (raftlab.harness.quotas) or the limit on CPU time (raftlab.worlds.sim_world). Both are limits for tests, which are
+# shorter.
 MOST_S = 900.0
 # The number of wall-clock seconds after which advance() returns, so that the page can show what has happened so far.
 BUDGET_S = 0.1
@@ -269,7 +270,7 @@ class Session:
         self._rest = None
 
     def rewind(self, when: float) -> None:
-        """Go back to an earlier moment, and remove what was done after that moment. :meth:`undo` restores it.
+        """Go back to an earlier moment, and remove what was done after that moment. :meth:`undo` restores what was removed.
 
         Args:
             when: the moment, in seconds of the lab's time. If a command was in progress then, the session continues after
@@ -433,8 +434,11 @@ class Session:
         """Raise :class:`Refused` if the command makes no sense in this lab or at this moment."""
         need = _NEEDS.get(command.name)
         if need is not None and not self._lab.has(need):
-            first = next(lab.name for lab in labs.LABS.values() if lab.has(need))
-            raise Refused(f"{command.name} is for lab {first} and later ones, and this is lab {self._lab.name}")
+            having = [lab.name for lab in labs.LABS.values() if lab.has(need)]
+            if self._lab.name > having[-1]:  # labs 3 lack some features of labs 2
+                which = f"lab {having[0]}" if len(having) == 1 else f"labs {having[0]} to {having[-1]}"
+                raise Refused(f"{command.name} is for {which}, and this is lab {self._lab.name}")
+            raise Refused(f"{command.name} is for lab {having[0]} and later ones, and this is lab {self._lab.name}")
         if self._lab.has("service") and command.name in _NOT_WITH_SERVICE:
             raise Refused(f"{command.name} is not for lab {self._lab.name}: let a clerk carry out an operation instead")
         if isinstance(command, Catch) and not self._is_on_its_way(command):

@@ -46,8 +46,8 @@ export class Stage {
     return isClerk(number) ? this.radius * 0.7 : this.radius;
   }
 
-  /** Where a message is, between the rims of the two circles. Each message is drawn to the right of the line in its
-   * direction, so that requests and replies do not overlap. */
+  /** Where a message is, between the rims of the two circles. Each message is drawn beside the line, to the right in
+   * its direction of travel. So requests and replies do not overlap. */
   messageAt(flight, time) {
     const [x1, y1] = this.places.get(flight.from);
     const [x2, y2] = this.places.get(flight.to);
@@ -58,7 +58,7 @@ export class Stage {
     return [x1 + dx * along - dy * 7, y1 + dy * along + dx * 7];
   }
 
-  /** Paint. `view`: time, states, flights, cut (set of "a b"), off (set), colours, selected (see main.js), quiet, operations. */
+  /** Paint. `view`: time, states, flights, cut (set of "a b"), off (set), colours, selected (see main.js), quiet, clerks. */
   paint(view) {
     const { brush, width, height } = fit(this.canvas);
     this.layout(width, height);

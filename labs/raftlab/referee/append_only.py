@@ -20,7 +20,8 @@ from raftlab.referee.configuration import Configuration, content
 
 # Stands for the command of an entry of which only the term is known, from prev_log_index and prev_log_term.
 UNKNOWN = object()
-# The maximum number of entries, over all terms, that are recorded in a run. The busiest test records a hundredth of it.
+# The maximum number of entries, over all terms, that are recorded in a run. The busiest test records a hundredth of
+# this number.
 _MAX_RECORDED = 500_000
 
 

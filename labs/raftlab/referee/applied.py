@@ -24,7 +24,7 @@ class StateMachineSafety(Invariant):
     Attributes:
         values: ``values[index]`` is the (kind, command or members) that every server must apply at ``index``.
         last_applied: The last index that each server has applied in its current incarnation.
-        term: For each server, the term of the entry at that index.
+        term: For each server, the term of the entry at its ``last_applied``.
         servers_at: ``servers_at[index]`` are the servers that have applied ``index`` in their current incarnations.
         snapshots: ``snapshots[index]`` are the bytes of the snapshot up to ``index`` that the judge's own services
             take.

@@ -38,7 +38,7 @@ class Invariant:
         """``persister.save`` or ``persister.append`` on ``server`` succeeded."""
 
     def observed(self, server: int, term: int, is_leader: bool) -> None:
-        """``get_state`` on ``server`` returned this. Calls on one server do not overlap."""
+        """``get_state`` on ``server`` returned ``term`` and ``is_leader``. Calls on one server do not overlap."""
 
     def led(self, server: int, term: int) -> None:
         """``start`` on ``server`` returned that it leads ``term``."""

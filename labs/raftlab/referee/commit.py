@@ -3,16 +3,16 @@ before it (§5.3, §5.4.2, Figure 2, Leaders). From lab 2E on, only members coun
 majority of each of the two sets is needed (§6).
 
 The referee checks this: an index may be applied only once some leader can have committed it. A leader can have committed
-it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later one. For
+it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later index. For
 the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success.
 The configuration that counts is the latest one in that leader's log, as far as the leader's messages show it.
 
-It must accept: leaders that commit on heartbeats, in batches, or entries of many terms at once with a no-op entry;
-followers that learn of the commit before the leader applies the entry; followers that agree only up to their commit
-index and take the rest of the message later; restarted servers that apply everything again. With configurations, it
-must also accept: entries counted under a configuration that was appended after them, even if that configuration has not
-been sent yet; leaders that do not know the newest configuration; a single member, which commits without sending
-anything.
+It must accept: leaders that commit when a heartbeat is answered; leaders that commit many entries at once, also those of
+earlier terms together with a no-op entry of their own; followers that learn of the commit before the leader applies the
+entry; followers that agree only up to their commit index and take the rest of the message later; restarted servers that
+apply everything again. With configurations, it must also accept: entries counted under a configuration that was
+appended after them, even if that configuration has not been sent yet; leaders that do not know the newest
+configuration; a single member, which commits without sending anything.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Commit(Invariant):
             missing after a snapshot.
         sent_configurations: The configurations that leaders have sent, by index and term.
         applied_upto: The last index that any service has applied.
-        requested: The members that the test has asked for. A leader may act on a request before it sends anything.
+        requested: The sets of members that the test has asked for. A leader may act on a request before it sends anything.
     """
 
     def __init__(self, members: Collection[int], append_only: AppendOnly, commit_bound: CommitBound) -> None:
@@ -94,8 +94,8 @@ class Commit(Invariant):
             self._record(server, msg)
 
     def _check(self, server: int, msg: ApplyMsg) -> None:
-        """Fail if no leader can have committed the index of ``msg``. Otherwise, note that this index is committed, and
-        perhaps later ones."""
+        """Fail if no leader can have committed the index of ``msg``. Otherwise, set ``committed_upto`` to
+        the last index that such a leader can have committed."""
         configuration = self.configuration_at(msg.index)
         if len(configuration.voters) == 1:
             self.committed_upto = msg.index  # a single member commits without sending anything that could be checked
@@ -121,7 +121,7 @@ class Commit(Invariant):
                 continue
             own = max(self._leader_commit.get(term, 0), applied if server == leader else 0)
             index = self._possible_commit(term, applied, configuration, certain, own)
-            # Entries that the leader has committed are certain. It is not certain that it has committed more.
+            # Only the entries up to ``own`` are certain to be committed, so leave out any later ones.
             index = self._last_own(term, min(index, own))
             if index >= applied:
                 self._recorded_upto = index
@@ -149,14 +149,14 @@ class Commit(Invariant):
         self, term: int, configuration: Configuration, before: float = math.inf,
         matched: dict[int, int] | None = None, own: int | None = None,
     ) -> int:  # fmt: skip
-        """The last entry of its own term that the leader of ``term`` knows to be on a majority (§5.4.2).
+        """The last entry of ``term`` that the leader of ``term`` knows to be on a majority (§5.4.2).
 
         Args:
             term: The leader's term.
             configuration: The servers of which a majority is needed.
             before: Only indexes below this one are considered.
             matched: The last index on each server; ``None``: as in ``match_index``.
-            own: The last index of the leader's own log that counts; ``None``: the last one that it has sent.
+            own: The last index of the leader's own log that counts; ``None``: the last index that the leader has sent.
 
         Returns:
             The entry's index, or 0 if there is none.
@@ -170,7 +170,8 @@ class Commit(Invariant):
         return self._last_own(term, reach if reach < before else before - 1)
 
     def _last_own(self, term: int, upto: float) -> int:
-        """The last entry of its own term in the log of the leader of ``term``, up to this index; 0 if there is none."""
+        """The index, at most ``upto``, of the last entry of ``term`` in the log of that term's leader; 0 if there is
+        none."""
         own = self._append_only.own_indexes[term]
         count = bisect_right(own, upto)
         return own[count - 1] if count else 0
@@ -222,8 +223,8 @@ class Commit(Invariant):
         return counted if counted >= at else 0
 
     def _configuration_applied_by(self, msg: ApplyMsg, members: frozenset[int]) -> Configuration:
-        """The configuration that ``msg`` applies. ``msg`` has only one set of members. The entry shows whether the
-        configuration is C_old,new."""
+        """The configuration that ``msg`` applies. ``msg`` has only one set of members. The entry that a
+        leader sent shows whether the configuration is C_old,new."""
         there = {term: known for (index, term), known in self.sent_configurations.items() if index == msg.index}
         same = {term: known for term, known in there.items() if members in (known.voters, known.members)}
         if msg.term in same:
@@ -231,8 +232,8 @@ class Commit(Invariant):
         return same[max(same)] if same else Configuration(members)
 
     def _too_early(self, server: int, index: int, configuration: Configuration) -> Exception:
-        # For each term: the servers that have acknowledged the entry to its leader, and the leader itself, which may
-        # have it.
+        # For each term: the servers that have acknowledged the entry to the term's leader, and this leader, which may
+        # have the entry.
         copies = [
             configuration.voters
             & {self._append_only.leaders.get(term, -1), *(who for who, upto in matched.items() if upto >= index)}
@@ -240,8 +241,8 @@ class Commit(Invariant):
         ]
         if any(map(configuration.has_majority, copies)):
             text = (
-                f"expected S{server} to apply index {index} only after a majority has stored an entry of its leader's "
-                "own term at that index or after it, but it applied it earlier"
+                f"expected S{server} to apply index {index} only after a majority has stored an entry of the leader's own "
+                f"term at that index or later, but S{server} applied it earlier"
             )
             return broken(rules.COMMIT_OWN_TERM, text, frozenset((server,)))
         if len(self.committed_configurations) == 1 and configuration.voters == frozenset(range(self._all)):

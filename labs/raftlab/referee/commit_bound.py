@@ -1,8 +1,9 @@
 """The last index that each server may know to be committed. This is not a rule, but a record that other rules use.
 
 If an AppendEntries begins before a follower's commit index, the follower may agree only up to its commit index, and
-leave the entries after that for a later message. Its reply still says success, so such a success proves nothing about
-the entries that it left. The referee does not know a server's commit index, but it knows an upper bound of it.
+leave the entries after that for a later message. The follower's reply still says success. So such a success proves
+nothing about the entries that the follower left. The referee does not know a server's commit index, but it knows an
+upper bound of it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class CommitBound(Invariant):
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            self._raise(caller, args["prev_log_index"] + len(args["entries"]))  # no leader commits beyond this
+            # The reply lets the leader commit at most up to the last entry of the message.
+            self._raise(caller, args["prev_log_index"] + len(args["entries"]))
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         self._raise(server, msg.index)

@@ -6,7 +6,7 @@ server has restarted since it stored that entry, and nothing has shown since the
 failure mentions the restart.
 
 It must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of the
-commit or an earlier one, because the voter may have voted before it stored the entry.
+commit or an earlier term, because the voter may have voted before it stored the entry.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Memory(Invariant):
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
         """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
-        restart. What it did is an empty text if it has not restarted since then, or has been seen to have the entry
-        again."""
+        restart. The first of these is empty if ``server`` has not restarted since it did that, or has been seen to have
+        the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""
@@ -192,7 +192,7 @@ class Completeness(Invariant):
         commits = self._commit.commits
         if end is None or not commits:
             return
-        # The latest commit of an earlier term covers those before it.
+        # The latest commit of an earlier term covers all commits before it.
         seen, latest = self._earlier_commits.get(term, (0, None))
         if seen < len(commits):
             latest = next((commit for commit in reversed(commits[seen:]) if commit[0] < term), latest)

@@ -3,13 +3,13 @@ one server or goes through C_old,new. Only a leader that has committed an entry 
 leader must have the votes of its own configuration.
 
 The referee checks entries of kind "configuration" and the replies to RequestVote. To judge a change, it must know the
-configuration before it: from the messages of the leader that sends the change, or because that configuration was
-applied. If the referee does not know it, it does not judge the change. Whether an entry may be committed is decided as
-in commit.py.
+configuration before the change: from the messages of the leader that sends the change, or because that configuration was
+applied. If the referee does not know that configuration, it does not judge the change. commit.py decides whether an
+entry may be committed.
 
 It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new leader
-whose first entry repeats the latest configuration in its log, C_old,new too, instead of a no-op (Apache Ratis does this);
-a C_old,new that another C_old entry undoes; a C_new that is appended at the moment when C_old,new becomes committed;
+whose first entry repeats the latest configuration in its log, even C_old,new, instead of a no-op (Apache Ratis does this);
+a C_old,new that a later entry with C_old undoes; a C_new that is appended at the moment when C_old,new becomes committed;
 voters and candidates that use a configuration that no other server knows yet; a leader that is the only member.
 """
 
@@ -66,8 +66,8 @@ class Configurations(Invariant):
 
     def _possible(self, last_index: int, last_term: int) -> list[Configuration]:
         """The configurations that may be the latest in the log of a candidate whose last entry has this index and term.
-        If the candidate can win at all, its log has the committed configurations. It may also have others, which were
-        sent or which only a leader has."""
+        If the candidate can win at all, its log has the committed configurations. Its log may also have other
+        configurations: some that were sent, and some that only a leader has."""
         commit = self._commit
         since = max((index for index in commit.committed_configurations if index <= last_index), default=0)
         possible = [commit.committed_configurations[since]]
@@ -94,7 +94,7 @@ class Configurations(Invariant):
             text = f"{text}, but it has only those of {names(votes)}"
             pre_votes = self._pre_votes.get((term, leader), set())
             if any(configuration.has_majority(votes | pre_votes) for configuration in possible):
-                # Counting pre-votes as votes explains it, and then the configuration does not matter.
+                # The leader has probably counted pre-votes as votes. Then the configuration is not the cause.
                 rule, text = rules.MAJORITY, f"{text}{pre_votes_note(pre_votes, votes)}"
             raise broken(rule, text, frozenset((leader,)))
 
@@ -153,7 +153,7 @@ class Configurations(Invariant):
         return 0, self._commit.committed_configurations[0]
 
     def _committed(self, at: int, configuration: Configuration, before: int) -> bool:
-        """Whether a leader whose log ended before ``before`` may have committed the configuration at index ``at``."""
+        """Whether a leader whose log ended before index ``before`` may have committed the configuration at index ``at``."""
         if at <= self._commit.committed_upto or len(configuration.voters) == 1:
             return True
         return any(

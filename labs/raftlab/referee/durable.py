@@ -5,9 +5,9 @@ could not have made a promise before some request arrived, it must save after th
 promise. Such promises are a vote for a candidate, and a success for entries that the server did not have before.
 
 It must accept: one save for many promises; saves by a thread other than the one that answers; the same promise again
-without another save; entries that the server had before, as a leader or in a snapshot; a follower that takes nothing
-from a message that begins before its commit index, and says so; a candidate that asks itself for its vote
-(``peers[me].call``), and may have saved that vote before it sent the request.
+without another save; entries that the server had before, as a leader or in a snapshot; a follower that answers
+success to a message that begins before its commit index, but takes no entries from the message; a candidate that asks
+itself for its vote (``peers[me].call``), and may have saved that vote before it sent the request.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ reports that it leads T. (Tests judge what ``start`` reports.) A leader counts a
 votes for it by answering its RequestVote of term T with ``vote_granted``. So if a server was chosen through a file or
 shared memory, and not by votes, it breaks this rule as soon as it leads.
 
-The configuration may have changed (lab 2E), and a leader may use one that no other server knows yet. So a majority of
-any configuration that was committed, sent or requested is enough; configurations.py is stricter. If a test plays
-servers, the test checks the votes itself.
+The configuration may have changed (lab 2E), and a leader may use a configuration that no other server knows yet. So a
+majority of any configuration that was committed, sent or requested is enough; configurations.py is stricter. If a test
+plays servers, the test checks the votes itself.
 
 It must accept: a cluster of one, and a leader that is the only member (neither asks anybody for votes); votes whose
 replies are still in flight, lost or delivered twice; a voter that crashed after it answered; a deposed leader that

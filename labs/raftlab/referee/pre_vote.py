@@ -24,7 +24,7 @@ class PreVote(Invariant):
 
     Args:
         commit: The record of configurations.
-        required: Whether servers must ask for pre-votes. Otherwise the rule holds once one of them has asked.
+        required: Whether servers must ask for pre-votes. Otherwise the rule applies once a server has asked for them.
     """
 
     def __init__(self, commit: Commit, required: bool) -> None:

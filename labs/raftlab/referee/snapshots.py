@@ -1,4 +1,5 @@
-"""Snapshots that leaders send: the bytes of a snapshot that a service took at that index, in chunks (§7, Figure 13).
+"""Snapshots that leaders send: a leader sends, in chunks, the bytes of a snapshot that a service took at the index that the
+leader names (§7, Figure 13).
 
 The referee checks four things about InstallSnapshot: a service took a snapshot at this index; the term is that of the
 committed entry at this index; the data is that snapshot's bytes at the offset; and done is set only with the last bytes.
@@ -49,7 +50,7 @@ class Snapshots(Invariant):
             text = f"expected the snapshot's own bytes, but S{src} sends others {where}"
         elif args["done"] and offset + len(data) not in map(len, fitting):
             lengths = " or ".join(map(str, sorted({len(whole) for whole in taken})))
-            text = f"expected S{src} to set done only with the last of the {lengths} bytes, but it sets it {where}"
+            text = f"expected S{src} to set done only with the last of the {lengths} bytes, but it sets done {where}"
         elif term not in (None, named):
             text = f"expected S{src} to name term {term}, the term of index {index}, with the snapshot up to there,"
             text = f"{text} but it sends last_included_term={named}"

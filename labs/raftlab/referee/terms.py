@@ -1,4 +1,5 @@
-"""Terms only grow: a server's term never goes back (Figure 2, State; §5.1). From lab 2C on, not even in a restart.
+"""Terms only grow: a server's term never goes back (Figure 2, State; §5.1). From lab 2C on, it does not go back in a
+restart, either.
 
 The referee compares successive calls of ``get_state`` that do not overlap. Requests prove nothing, because a thread may
 send a message of an older term late. After a restart, the term must be at least the highest one in the server's earlier

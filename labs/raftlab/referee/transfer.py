@@ -5,11 +5,11 @@ that this message starts.
 RequestVote with ``leadership_transfer``, and only for term T + 1. (pre_vote.py lets it enter that term without pre-votes.)
 
 It must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that arrives
-long after its transfer was given up; a server that was already in the term of TimeoutNow, and one that was not.
+long after its transfer was given up; a server that was already in the term of TimeoutNow, and a server that was not.
 
 **The whole log first.** A leader sends TimeoutNow only to a server that has confirmed the leader's whole log. For the
-referee, the requests of the leader's term show where its log ends, and the replies to them show what a server has
-confirmed. A thread may decide to send TimeoutNow and send it a moment later, when the log is longer. So it is enough if
+referee, the leader's requests of its term show where its log ends, and the replies to these requests show what a server
+has confirmed. A thread may decide to send TimeoutNow and send it a moment later, when the log is longer. So it is enough if
 the server had confirmed the whole log at some time since the leader was last asked for a transfer. A reply may also say,
 in a field of the student's own, up to which index the server knows the log to be committed. So every index that the
 server may know to be committed counts as confirmed, too.
@@ -42,7 +42,7 @@ class ElectionOnRequest(Invariant):
     def sent(self, src: int, dst: int, method: str, args: Message) -> None:
         if args.get("leadership_transfer") and args["term"] not in self._terms.get(src, ()):
             text = f"expected S{src} to set leadership_transfer only after a TimeoutNow of term {args['term'] - 1}"
-            seen = f"but it sets it in term {args['term']}, and has received no such TimeoutNow"
+            seen = f"but it sets the flag in term {args['term']}, and has received no such TimeoutNow"
             raise broken(rules.ELECTION_ON_REQUEST, f"{text}, {seen}", frozenset((src,)))
 
 

@@ -182,7 +182,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     item's ``cancel_timeout``."""
     if settings.method != "signal":
         return None
-    from pytest_timeout import is_debugging  # this hook is called only if it is installed
+    from pytest_timeout import is_debugging  # this hook is called only if pytest-timeout is installed
 
     def end() -> None:
         if is_debugging():
@@ -203,7 +203,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     error = call.excinfo.value if call.excinfo is not None else None
     if call.excinfo is not None and isinstance(error, LabFailure) and not item.config.getoption("usepdb", False):
         # The record has the failure. With its default style, pytest would parse the whole suite to quote lines that
-        # nobody reads. For a submission that always fails, that takes half of the judge's time.
+        # nobody reads. If every run fails, quoting takes half of the judge's time.
         call.excinfo.traceback = call.excinfo.traceback[:0]
     report = yield
     run = item.stash.get(_run, None)
@@ -218,8 +218,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-# This hook must run last: after Ctrl-C, pytest also ends the running test's fixture in this hook, and that needs the
-# host.
+# This hook must run last: after Ctrl-C, pytest also ends the running test's fixture in this hook, and the fixture
+# needs the host.
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     ours = session.config.stash.get(_session, None)

@@ -1,8 +1,8 @@
 """The record of one run of one test: its outcome, its failure and its numbers.
 
-Records are written as JSON, one per line, so a reader can use all records that arrived even if the writer was killed. A
-writer that finishes writes a last line ``{"end": n}``, where n is the number of records. If this line is missing, so
-are some runs.
+Records are written as JSON, one per line, so a reader can use all records that arrived even if the writer was killed. When
+the writer has finished, it adds the line ``{"end": n}``, where n is the number of records. If this line is missing,
+records may be missing, too.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def to_line(item: Record | End) -> bytes:
 
 
 def from_line(line: bytes) -> Record | End:
-    """Read one line. Raises ``msgspec.DecodeError`` (or its subclass ``ValidationError``) if the line is neither."""
+    """Read one line. Raises ``msgspec.DecodeError`` (or its subclass ``ValidationError``) if the line is neither a
+    record nor an end."""
     try:
         return _decode_record(line)
     except msgspec.ValidationError:

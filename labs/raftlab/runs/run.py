@@ -103,8 +103,8 @@ class Implementation:
     @property
     def may_be_together(self) -> bool:
         """Whether judge and hosts may share a process: only for code that runs without a sandbox, and without the race
-        detector. Code that shares the judge's process could change its own verdict, so only the user's own code may do
-        so."""
+        detector. Code that shares the judge's process could change its own verdict, so only the user's own code may
+        share it."""
         return self._sandbox == levels.NONE and not self.races
 
     def simulated(self) -> int:
@@ -161,7 +161,7 @@ class Run:
             network: ``"sim"`` or ``"rpyc"``.
             seed: 0 or more.
             schedule: How the simulator preempts threads, a name from :mod:`raftlab.schedules`. ``None``: the seed
-                decides. If a test can run with only one schedule, it always has that one.
+                decides. If a test can run with only one schedule, it always runs with that schedule.
             in_process: Whether the student's code runs in this process, so that it can be debugged (sim only).
             cluster_class: The class of the cluster.
             branch: The moment at which the run departs from its seed's own run (sim only).
@@ -456,5 +456,5 @@ def seeds_of(text: str) -> range:
     except ValueError:
         raise ValueError(f"--seeds takes a number or A:B, not {text!r}") from None
     if numbers[0] < 0 or numbers[1] <= numbers[0]:
-        raise ValueError(f"--seeds takes seeds of 0 or more, and at least one, but {text!r} has none")
+        raise ValueError(f"expected at least one seed, and none below 0, but --seeds is {text!r}")
     return range(*numbers)

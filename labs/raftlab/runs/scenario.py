@@ -62,8 +62,8 @@ class Scenario:
         started: Whether all servers run from the beginning. If not, the command ``start`` starts them.
         members: How many servers, from S0 on, are members at first (lab 2E). 0: all.
         clerks: The number of clerks (lab 3A).
-        max_state: The argument of every ``KVServer``, in bytes; 0: none.
-        max_sessions: The argument of every ``KVServer``; 0: the default.
+        max_state: The argument ``max_state`` of every ``KVServer``, in bytes; 0: none.
+        max_sessions: The argument ``max_sessions`` of every ``KVServer``; 0: the default.
         expected: The lines that say how the run is known to end. Comparisons of scenarios ignore them.
     """
 

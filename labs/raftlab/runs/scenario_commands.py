@@ -33,8 +33,8 @@ from raftlab.suites.helpers.clients import ALL_READS, APPENDS, EVERYTHING, FRESH
 # made while a link was cut can take 7 s to fail, even after the link is restored, and a correct Raft may wait for the
 # call. This is nearly three times those 7 s.
 PATIENCE = 20.0
-# Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has stepped
-# down.
+# Seconds for which a healed cluster is left alone before it is asked for its leader, so that an old leader has time to
+# step down.
 REST = 0.5
 
 LEADER_NAMES = "abcdefghijklmnopqrstuvwxyz"
@@ -229,7 +229,7 @@ class Recording:
 
 class RecordedCall:
     """A call that a test makes to its cluster. A command's ``record`` method records the call, then makes it.
-    ``call["server"]`` is an argument. ``record`` may replace an argument before it makes the call."""
+    ``call["server"]`` is the argument ``server``. ``record`` may replace an argument before it makes the call."""
 
     def __init__(self, recording: Recording, arguments: dict[str, Any], make: Callable[[], Any]) -> None:
         self._recording = recording
@@ -278,7 +278,7 @@ class TidyNames:
 # --- the base class ---
 
 COMMANDS: dict[str, type[Command]] = {}
-"""Every command by its name. Defining a subclass of :class:`Command` with a ``syntax`` adds it."""
+"""Every command by its name. A subclass of :class:`Command` that has a ``syntax`` is added when it is defined."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -357,7 +357,7 @@ class Command:
         return []
 
     def merged(self, following: Command) -> Command | None:
-        """One command that does the same as this one followed by ``following``; ``None`` if there is none."""
+        """One command that does the same as this one followed by ``following``; ``None`` if there is no such command."""
         return None
 
     def tidied(self, names: TidyNames) -> Command:

@@ -40,7 +40,7 @@ RUNS_APART = 4
 # use no CPU time because they wait for something real, such as a socket. Pauses of this process (Ctrl-Z) do not count.
 MAX_CPU_S = 10.0
 MAX_AWAKE_S = 60.0
-# The number of servers that are prepared for a run. How many the run has is known only after it has begun.
+# The number of servers that are prepared for a run. How many servers the run needs is known only after it has begun.
 _SERVERS = 5
 
 

@@ -36,7 +36,7 @@ def run(program: Program, spawn: protocol.StartChild, fds: list[int]) -> None:
     request = _decode_request(pipe.receive())
     os.chdir(request.folder)
     impl = Implementation(Path(request.path))
-    impl.raft = None if request.raft is None else Path(request.raft)  # `program` already contains its files
+    impl.raft = None if request.raft is None else Path(request.raft)  # `program` already contains this Raft's files
     player = _player(request.scenario) if request.scenario else None
     made = Run(
         impl, request.info, "sim", request.seed, request.schedule,
@@ -73,7 +73,7 @@ class _Together:
         result = self._host.step(request)
         size = 0
         for _, effect in result.effects:
-            if type(effect) is protocol.Save:  # faster than `isinstance`, which matters for each effect of a run
+            if type(effect) is protocol.Save:  # faster than `isinstance`; this runs for every effect
                 size += len(effect.state) + len(effect.snapshot or b"")
                 if type(effect.state) is not bytes or type(effect.snapshot) not in (bytes, type(None)):
                     os._exit(1)  # the pipe would have converted the student's object to plain bytes

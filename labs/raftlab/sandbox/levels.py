@@ -67,8 +67,9 @@ class Limits(msgspec.Struct, frozen=True):
         space: Bytes of address space for a simulated run.
         server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
             use address space but hardly any memory.
-        threads: Number of threads of all children together. With namespaces, the operating system limits those of the user.
-            Without, that limit would also count the user's other processes, so the warm host counts the threads.
+        threads: Number of threads of all children together. With namespaces, the operating system enforces this limit
+            for the user. Without namespaces, it would also count the threads of the user's other processes, so the
+            warm host counts the threads instead.
         files: Number of open files per process.
         file_bytes: Maximum size of a written file, in bytes.
         cpu_s: CPU seconds per child.
@@ -142,8 +143,8 @@ def choose(choice: str, trusted: bool = False) -> Sandbox:
 
     Args:
         choice: A level, or ``auto``.
-        trusted: Whether the code is known to be harmless. If so, and bubblewrap does not work here, ``auto`` means
-            ``rlimits``, with the reason; otherwise ``auto`` requires bubblewrap.
+        trusted: Whether the code is known to be harmless. For harmless code, ``auto`` means ``rlimits`` if bubblewrap does
+            not work here, and the result says why. For any other code, ``auto`` requires bubblewrap.
 
     Raises:
         SandboxUnavailable: The level does not work here.
@@ -225,7 +226,7 @@ class ProbeTask(msgspec.Struct, frozen=True):
     Attributes:
         limits: The limits of a host.
         submission: The folder with the host's submission.
-        neighbour: A file that only others may read.
+        neighbour: A file that a host must not be able to read.
         port: A port on which another process listens.
         judge: The judge's process id.
     """
@@ -323,7 +324,7 @@ def _visible() -> tuple[tuple[str, ...], tuple[str, ...]]:
                 if below.is_dir(follow_symlinks=False)
                 and not any(f"{path}/".startswith(f"{below.path}/") for path in wanted)
             )
-    # Elsewhere, only the libraries are visible, because the folders may contain anything else.
+    # Of the other folders, only the libraries are visible, because these folders may contain other things, too.
     for folder in ("/usr/local/lib", os.path.join(os.path.realpath(sys.base_prefix), sys.platlibdir)):
         wanted.update(str(path) for path in Path(folder).glob("lib*.so*"))
     return _outermost(path for path in wanted if os.path.exists(path)), tuple(sorted(filter(os.path.isdir, masks)))

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _start(task: ProbeTask, sibling: int, not_for_child: int = -1) -> tuple[int, int]:
-    """Fork a child that writes a list of what it could do to a pipe and then waits to be killed. Returns the child's
+    """Fork a child that writes to a pipe a list of what it could do, and then waits to be killed. Returns the child's
     process id and the pipe.
 
     Args:
@@ -86,7 +86,7 @@ def _start(task: ProbeTask, sibling: int, not_for_child: int = -1) -> tuple[int,
 
 
 def _start_prepared(task: ProbeTask, sibling: int) -> tuple[int, int]:
-    """Fork a process with the restrictions of a prepared host, which starts a child as :func:`_start` does. The process
+    """Fork a process that has the restrictions of a prepared host and starts a child as :func:`_start` does. The process
     writes the child's process id and results to a pipe. It writes nothing if a prepared host cannot fork here; hosts
     then do without one. Returns the process's id and the pipe."""
     read, write = os.pipe()
@@ -229,7 +229,8 @@ def _expect(condition: bool) -> None:
 
 
 def _fails(attempt: Callable[[], object]) -> None:
-    """Raise ``OSError`` if ``attempt`` succeeds: the sandbox must allow it."""
+    """Raise ``OSError`` if ``attempt`` succeeds. For what the sandbox must allow: only its failure counts against the
+    sandbox."""
     _expect(not _succeeds(attempt))
 
 

@@ -197,8 +197,9 @@ def enter_child(limits: Limits, world: str) -> None:
 
 
 def enter_prepared_host(limits: Limits) -> None:
-    """Call this in the prepared host before it imports a submission. Then the host may do what its children may do, and what
-    it needs to fork them: it makes their namespaces, and they restrict themselves further with :func:`enter_child`.
+    """Call this in the prepared host before it imports a submission. From then on, the host may do only what its
+    children may do, and what it needs to fork the children: the host makes their namespaces. The children restrict
+    themselves further with :func:`enter_child`.
 
     Args:
         limits: The limits of the warm host.
@@ -254,7 +255,7 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
 
     Args:
         read_only: Also refuse to write or create files.
-        forks: Also allow what a process needs to fork children that restrict themselves further.
+        forks: Also allow what a process needs to fork children, which then restrict themselves further.
         namespaces: Also allow such a process to make namespaces for its children.
     """
     machine = platform.machine()
@@ -266,7 +267,7 @@ def _filter(read_only: bool, forks: bool = False, namespaces: bool = False) -> b
 
 
 def _for_forking(column: int, namespaces: bool) -> list[bytes]:
-    """Additional instructions for a process that forks children that restrict themselves further."""
+    """Additional instructions for a process that forks children, which then restrict themselves further."""
     calls = {**system_calls.RESTRICTING, **(system_calls.NAMESPACES if namespaces else {})}
     code = [instruction for numbers in calls.values() for instruction in _always(numbers[column], _ALLOW)]
     forks = [libc.FORK, *([libc.FORK | _CLONE_NEWNS | _CLONE_NEWPID] if namespaces else [])]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 Numbers = tuple[int, int]
 
-# For each machine, the place of its number in the tables below.
+# For each machine, the position of its numbers in the pairs below.
 COLUMNS = {"x86_64": 0, "aarch64": 1}
 
 # Calls with a higher number did not exist when this list was made. The C library expects ENOSYS for a call that the

@@ -1,6 +1,6 @@
 """Copies submissions: one as it is, or a student's kv.py together with a different Raft (``--raft PATH``).
 
-In the second case the folder gets the student's kv.py, the modules that it imports, and all modules of the Raft. A kv.py
+In the second case the copy has the student's kv.py, the modules that it imports, and all modules of the Raft. A kv.py
 beside the Raft is left out. If both sides import a module of the same name and the two files differ, the combination is
 refused, because neither side may change what the other imports.
 """
@@ -18,7 +18,8 @@ _SERVICE_MODULE, _RAFT_MODULE = "kv", "raft"
 
 
 def copy(path: Path, folder: Path) -> Path:
-    """Copy the modules of a submission into ``folder``, which is empty. So nobody can edit the code while it is tested.
+    """Copy the modules of a submission into ``folder``, which is empty. If someone edits the original while the copy is
+    tested, the test does not notice.
 
     Args:
         path: The submission's file or folder.

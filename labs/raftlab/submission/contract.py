@@ -130,8 +130,8 @@ def _is_generator(contract: ClassContract, method: str) -> str:
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """Return what is certainly wrong with the files of the contract's classes, without running them. If it returns
-    nothing, the files can be imported next."""
+    """Without running the files of the contract's classes, find what is certainly wrong with them. If nothing is found,
+    they can be imported next."""
     problems: list[Problem] = []
     for contract in contracts(lab):
         found = _check_source_of(submission, contract)
@@ -448,7 +448,7 @@ def _check_configuration_fields(raft_class: type, method: str, lab: Lab, outline
 
 
 def _check_transfer_flag(raft_class: type, lab: Lab, outline: Outline) -> Iterator[Problem]:
-    """Check that RequestVote has a field that says that the leader asked for this election (lab 2G)."""
+    """Check that RequestVote has the flag for elections that a leader asked for (lab 2G)."""
     message = message_types.handler_types(raft_class, "request_vote")[0]
     cls = typing.get_origin(message) or message
     hint, name = message_types.Shapes().fields(cls).get(paper.TRANSFER_FLAG), paper.TRANSFER_FLAG

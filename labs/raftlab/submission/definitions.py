@@ -56,14 +56,15 @@ _PLAIN_CALLS = _names(
     reversed round set slice sorted str sum tuple zip""",
     "builtins.{}",
 ) | {"os.environ.get", "os.getenv", *(f"math.{name}" for name in dir(math))}
-# These may also be called with plain arguments, but the code may only store their results.
+# These functions may also be called with plain arguments, but the code may only store the results.
 _OPAQUE_CALLS = _names(
     """builtins.object collections.Counter collections.OrderedDict collections.deque datetime.timedelta decimal.Decimal
     enum.auto fractions.Fraction itertools.count logging.getLogger operator.attrgetter operator.itemgetter queue.LifoQueue
     queue.PriorityQueue queue.Queue queue.SimpleQueue re.compile struct.Struct threading.BoundedSemaphore threading.Condition
     threading.Event threading.Lock threading.RLock threading.Semaphore"""
 )
-# These may be called with any arguments, because they only store them. The code may only store their results.
+# These functions may be called with any arguments, because they only store their arguments. The code may only store the
+# results.
 _STORING_CALLS = _names(
     """collections.defaultdict dataclasses.field functools.partial typing.NewType typing.ParamSpec typing.TypeVar
     typing.cast"""
@@ -284,7 +285,7 @@ class _Module:
         raise DoesMore(f"{self._name}, line {node.lineno}: {what or type(node).__name__}")
 
     def _bind(self, name: str, value: Value, scope: _Scope, node: ast.stmt) -> None:
-        """Bind a name. It may be bound again only if the same is known about the new value."""
+        """Bind a name. It may be bound again only to a value of which the same :class:`Value` is known."""
         special = name.startswith("__") and name.endswith("__")
         if special and name not in (_SPECIAL_NAMES if scope.in_class else _MODULE_NAMES):
             self._refuse(node, name)
@@ -453,7 +454,7 @@ class _Module:
             self._refuse(node)
         bases = [self._base(base, scope) for base in node.bases]
         is_enum = any(base.kind is Kind.OWN_ENUM for base in bases)
-        # The class statement creates an Enum's members, and calls the constructors of its other bases for that.
+        # To create an Enum's members, the class statement calls the constructors of the Enum's other bases.
         if is_enum and any(base.kind is not Kind.OWN_ENUM and base.path not in _MIXED_INTO_ENUMS for base in bases):
             self._refuse(node, "a base of an Enum")
         for keyword in node.keywords:
@@ -466,7 +467,7 @@ class _Module:
         return Value(Kind.OWN_ENUM if is_enum else Kind.OWN_CLASS, path)
 
     def _base(self, node: ast.expr, scope: _Scope) -> Value:
-        """A base class. An ``Enum`` of the library counts as an own Enum."""
+        """A base class. An ``Enum`` of the library counts as an ``Enum`` of the student's."""
         if isinstance(node, ast.Subscript):
             self._value(node, scope)
             node = node.value
@@ -675,8 +676,8 @@ class _Module:
                 self._refuse(node, "an annotation")
 
     def _annotation_base(self, node: ast.expr, scope: _Scope) -> Value:
-        """Check the expression of which an annotation takes an item or attribute. Its first name must mean the same
-        wherever the annotation is evaluated."""
+        """Check ``X`` in an annotation ``X[...]`` or ``X.name``. The first name in ``X`` must mean the same wherever the
+        annotation is evaluated."""
         first = node
         while isinstance(first, ast.Attribute):
             first = first.value

@@ -12,7 +12,7 @@ from pathlib import Path
 from raftlab import labs
 from raftlab.submission import skeleton
 
-STARTS = "starts"  # the folder of a kit that has one folder for each lab at which students may start
+STARTS = "starts"  # in a kit: it contains a folder for each lab at which students may start
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ROOTS = (_PACKAGE / "data", _PACKAGE.parents[1])
 

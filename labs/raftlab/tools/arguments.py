@@ -29,7 +29,7 @@ class CommandError(Exception):
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """Add ``--impl`` and ``--sandbox``, which :func:`submission` reads, and also ``--schedule`` and
+    """Add ``--impl``, ``--raft`` and ``--sandbox``, which :func:`submission` reads, and also ``--schedule`` and
     ``--no-preempt``."""
     parser.add_argument(
         "--impl",
@@ -41,13 +41,13 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
         "--raft",
         type=Path,
         metavar="PATH",
-        help="lab 3 only: run your kv.py on this raft.py (or folder) instead of your own",
+        help="lab 3 only: run your kv.py on this raft.py (or the one in this folder) instead of your own raft.py",
     )
     parser.add_argument(
         "--sandbox",
         choices=levels.CHOICES,
-        help="how to confine the code (default: none for code in or below the current folder; for any other code, the "
-        "strictest that works on this machine)",
+        help="how to confine the code (default: none for your own code in or below the current folder; for any other "
+        "code, the strictest level that works on this machine)",
     )
     parser.add_argument(
         "--schedule",
@@ -133,8 +133,8 @@ def submission(arguments: argparse.Namespace, lab: str, with_pdb: bool = False) 
 def target(arguments: argparse.Namespace, lab: str | None = None) -> Target:
     """The submission that ``--impl`` names, and its sandbox.
 
-    The submission's files are copied here and only the copy is used, so they can be edited while the command runs. The
-    copy is deleted when the command ends (``arguments.cleanup``).
+    This function copies the submission's files, and the command uses only the copy. So the files can be edited while the
+    command runs. The copy is deleted when the command ends (``arguments.cleanup``).
 
     Args:
         arguments: The arguments of a command that has called :func:`add_submission`.

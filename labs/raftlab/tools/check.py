@@ -59,7 +59,8 @@ def check(
             provided that other labs are named.
         sandbox: How the submission's code is confined.
         raft: The Raft that runs below the submission's kv.py, if it is not the submission's own.
-        copy: A folder with a copy of both, to load instead; see :class:`~raftlab.runs.run.Implementation`.
+        copy: A folder with a copy of the submission and of ``raft``, to load instead; see
+            :class:`~raftlab.runs.run.Implementation`.
 
     Returns:
         Why the submission cannot be tested; empty if it can.

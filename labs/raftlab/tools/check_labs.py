@@ -40,13 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAB",
         help="check the labs up to this one (default: the highest lab that you have tested in this folder)",
     )
-    parser.add_argument("--labs", default="", metavar="LAB,...", help="check exactly these labs")
+    parser.add_argument(
+        "--labs", default="", metavar="LAB,...", help="check only these labs, without the labs before them"
+    )
     add_submission(parser)
     parser.add_argument(
         "--seeds",
         default=str(_SEEDS),
         metavar="N or A:B",
-        help=f"how often each test runs in the simulator (default: {_SEEDS}); on the real network, each runs once",
+        help=f"the seeds in the simulator: 0 to N - 1, or A to B - 1 (default: {_SEEDS}). On the real network, each test "
+        "runs once",
     )
     add_jobs(parser)
 
@@ -55,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the labs. Returns 0 if all pass, 1 if one fails, 2 if none fails but one could not be judged, and 130 after
     Ctrl-C."""
     if arguments.lab and arguments.labs:
-        raise CommandError("LAB means this lab and those before it, --labs exactly these: give only one of the two")
+        raise CommandError(
+            "LAB checks this lab and the labs before it, --labs checks only the labs that it names: give one of the two"
+        )
     chosen_seeds = seeds(arguments.seeds)
     named = [labs.find(name) for name in (arguments.labs or arguments.lab or "").split(",") if name]
     found = target(arguments)
@@ -94,7 +99,7 @@ def _so_far(named: Sequence[Lab], last: LastResults) -> list[Lab]:
 
 
 def _check(lab: Lab, found: Target, seeds: range, arguments: argparse.Namespace, last: LastResults) -> _Result:
-    """Run one lab, first in one world and then in the other, until a run does not pass."""
+    """Run one lab, first in the simulator and then on the real network, until a run does not pass."""
     began = time.monotonic()
     problems = check.check(found.path, [lab.name], found.sandbox, found.raft, found.copy)
     if problems:

@@ -125,8 +125,8 @@ def open_at(frame: FrameType) -> None:
     if prompt.quitting:
         raise bdb.BdbQuit
     if prompt.stoplineno != -1 or prompt.breaks:
-        # Unless the user typed `c`, the debugger traces the next lines. Tracing must not begin sooner, because it would
-        # then trace the debugger's own lines.
+        # Unless the user typed `c`, the debugger traces the next lines. Tracing must not begin sooner, because the
+        # debugger would then trace its own lines.
         sys.settrace(prompt.trace_dispatch)
 
 
@@ -139,7 +139,7 @@ def _end_run(exc: BaseException) -> None:
 
 def _until_last(trace: TracebackType | None, files: Collection[str]) -> TracebackType | None:
     """The traceback, cut after its last entry in one of ``files``, so that a debugger opens there. If there is no such
-    entry, the whole traceback."""
+    entry, nothing is cut."""
     entries: list[TracebackType] = []
     entry = trace
     while entry is not None:

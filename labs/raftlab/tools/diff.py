@@ -136,8 +136,8 @@ def compare(first: list[Event], second: list[Event]) -> tuple[list[Event], list[
     """Compare the notable events of two runs, regardless of times, message numbers and order.
 
     Returns:
-        The events up to the first one that only one run has; the events that only the first run has; and the events
-        that only the second run has.
+        The events before the first difference; the events that only the first run has; and the events that only the
+        second run has.
     """
     runs = [notable(events) for events in (first, second)]
     own: list[list[Event]] = []

@@ -1,4 +1,4 @@
-"""`raftlab fuzz`: run random scenarios on all processors until one fails, then shrink and show that one."""
+"""`raftlab fuzz`: run random scenarios on all processors until one fails, then shrink that scenario and show it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_submission(parser)
     add_time_limit(parser, "stop after this time, such as 30s, 5m or 1h (default: 60s)")
     parser.add_argument(
-        "--seeds", default="", metavar="N or A:B", help="run exactly these seeds, however long it takes"
+        "--seeds",
+        default="",
+        metavar="N or A:B",
+        help="run the seeds 0 to N - 1, or A to B - 1, however long this takes",
     )
     parser.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="how many processes to use (default: one per processor)"

@@ -151,7 +151,7 @@ def _perform_one(
 
 
 class _TimeUp(BaseException):
-    """A run has taken too long. It is not an ``Exception``, so that nothing that the run calls catches it."""
+    """A run has taken too long. This class is not an ``Exception``: the code that the run calls might catch one."""
 
 
 def _time_is_up() -> NoReturn:
@@ -166,7 +166,7 @@ _END_TIMEOUT_S = 5.0
 
 
 class _Worker:
-    """A process that performs one run at a time. It ends when this process does."""
+    """A process that performs one run at a time. It ends when this process ends."""
 
     def __init__(self, context: Any, conditions: Conditions) -> None:
         self.connection, theirs = context.Pipe()
@@ -227,7 +227,7 @@ def _spread(
     from multiprocessing.connection import wait
 
     context = multiprocessing.get_context("spawn")
-    # This one starts no host. It is used only for the records of runs that are skipped.
+    # This implementation starts no host. It is used only for the records of runs that are skipped.
     implementation = conditions.target.implementation()
     patience = Patience()
     workers: list[_Worker] = []

@@ -56,7 +56,7 @@ def new(folder: Path, force: bool = False, start: str = "") -> list[Path]:
     """
     lab = labs.find(start).name if start else next(iter(labs.LABS))
     if folder.exists() and not folder.is_dir():
-        raise CommandError(f"{folder} is a file; expected a folder, new or not")
+        raise CommandError(f"{folder} is a file; expected a folder, which may be new")
     try:
         code, files = starts.files(lab), other_files(starts.root())
     except starts.NoStart as exc:

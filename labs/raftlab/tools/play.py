@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--servers", type=int, default=0, metavar="N", help=f"how many servers, 1 to {_MOST_SERVERS} (default: 5)"
     )
     parser.add_argument(
-        "--members", type=int, default=0, metavar="N", help="lab 2E: how many servers vote at first (default: all)"
+        "--members",
+        type=int,
+        default=0,
+        metavar="N",
+        help="labs 2E to 2G: how many servers vote at first (default: all)",
     )
     parser.add_argument("--clerks", type=int, default=2, metavar="N", help="lab 3: how many clerks (default: 2)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the seed of the run (default: 0)")
@@ -121,7 +125,7 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     if not 1 <= servers <= _MOST_SERVERS:
         raise CommandError(f"--servers takes a number from 1 to {_MOST_SERVERS}, not {servers}")
     if members and not lab.has("membership"):
-        raise CommandError(f"--members is for labs in which the members change, from 2E on, not for lab {lab.name}")
+        raise CommandError(f"--members is for labs 2E to 2G, in which the members change, not for lab {lab.name}")
     if not 0 <= members <= servers:
         raise CommandError(f"--members takes a number from 1 to {servers}, not {members}")
     if not 1 <= clerks <= _MOST_CLERKS:

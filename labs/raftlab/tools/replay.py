@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pdb",
         action="store_true",
-        help="open a debugger in your code: at breakpoint(), after an exception that nothing caught, and with --until T "
-        "also at time T on the servers that --server names (simulator only)",
+        help="open a debugger in your code: at breakpoint(), after an uncaught exception, and with --until T also at time T "
+        "on the servers that --server names (simulator only)",
     )
     parser.add_argument(
         "--races", action="store_true", help="also look for races, and show every one that is found (simulator only)"
@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the argument for the name of a run, which :func:`raftlab.runs.names.named` reads."""
     parser.add_argument(
-        "name", metavar="TEST@SEED", help="the run, such as initial_election@7 or fuzz_2C@7, or a scenario file"
+        "name",
+        metavar="TEST@SEED",
+        help="the run: a test with a seed, such as initial_election@7; a random scenario, such as fuzz_2C@7; or the file of "
+        "a scenario",
     )
 
 

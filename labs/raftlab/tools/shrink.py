@@ -4,8 +4,8 @@ A failing test is first written as a scenario (:mod:`raftlab.runs.scenario_recor
 halves, quarters, ... down to single ones (delta debugging); servers are removed; preemption is switched off; and
 commands are simplified. Each change is kept only if the run still fails in the same way.
 
-If a test cannot be written as a scenario, or an expectation in its own script fails, the command instead searches for the
-seed whose failing run is shortest.
+If a test cannot be written as a scenario, or if an expectation in the test's own script fails, the command instead searches
+for the seed whose failing run is shortest.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from raftlab.tools.arguments import OUTPUT_FOLDER, Target, add_submission, add_t
 from raftlab.tools.printing import count, show_progress
 from raftlab.tools.replay import add_run
 
-# Every shortened scenario is tried with its own seed and with this many other seeds, because it may still fail with one
-# of those.
+# Every shortened scenario is tried with its own seed and with this many other seeds, because the shorter run may
+# fail only with another seed.
 OTHER_SEEDS = 2
 # The number of other seeds when a single command is removed. These are the last steps, and are worth more attempts.
 OTHER_SEEDS_FOR_ONE = 5
@@ -206,7 +206,8 @@ class Shrinker:
     def _shortest_seed(
         self, info: TestInfo, seed: int, schedule: str | None, failure: Failure, events: int
     ) -> tuple[int, Failure, int]:
-        """The seed whose run fails in the same way with the fewest events, the failure, and the number of events."""
+        """Of the seeds whose runs fail in the same way, the seed whose run has the fewest events. Returns the seed, the
+        failure and the number of events."""
         best = (seed, failure, events)
         for other in range(TEST_SEEDS):
             if time.monotonic() > self._deadline:

@@ -51,7 +51,7 @@ class TestRequest:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lab", metavar="LAB", help="such as 2A; `raftlab labs` lists them")
+    parser.add_argument("lab", metavar="LAB", help="the lab, such as 2A; `raftlab labs` lists all labs")
     add_submission(parser)
     parser.add_argument(
         "--network",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds",
         metavar="N or A:B",
-        help="run each test with the seeds 0 to N - 1, or A to B - 1 (default: 1, which is seed 0)",
+        help="run each test with the seeds 0 to N - 1, or A to B - 1 (default: 1, so only seed 0)",
     )
     parser.add_argument(
         "-k",
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="run only tests with NAME in their name, or in their title if no name has it; may be given several times",
+        help="run only the tests with NAME in their name or, if there are none, in their title; may be given several times",
     )
     add_jobs(parser)
     parser.add_argument(
@@ -154,9 +154,10 @@ def plan(lab: str, network: str | None = None, names: Collection[str] = ()) -> P
 
     Args:
         lab: The lab's name.
-        network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. A test that does not run there is left out.
-        names: Each of them selects the tests that have it in their name or, if none has, in their title. If there are no
-            names, all tests are selected.
+        network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. A test that does not run on this network is
+            left out.
+        names: Each selects the tests that contain it in their own name or, if there are none, in their title. Without
+            ``names``, all tests are selected.
 
     Raises:
         CommandError: No test is left, or a name selects none.
@@ -179,7 +180,7 @@ def _named(tests: Sequence[TestInfo], lab: str, name: str) -> list[TestInfo]:
     part = name.removeprefix("test_").lower()
     named = [info for info in tests if part in info.name] or [info for info in tests if part in info.title.lower()]
     if not named:
-        raise CommandError(f"lab {lab} has no test with {name!r} in its name; `raftlab labs` lists them")
+        raise CommandError(f"lab {lab} has no test with {name!r} in its name; `raftlab labs` lists the tests")
     return named
 
 

@@ -290,9 +290,9 @@ def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
 
 
 def _without_race(bad: Sequence[Record], always: frozenset[str]) -> Record | None:
-    """A better failure to show if the first of ``bad`` is about a race between threads: one of the same rule, in a test with
-    a single server that always fails (``always``), whose likely causes are no races. A mistake that does not depend on the
-    order of threads is the simpler explanation of both."""
+    """If the first of ``bad`` is about a race between threads: a failure that is better to show, if there is one. It breaks
+    the same rule, its test has a single server and always fails (``always``), and none of its likely causes is a race. A
+    mistake that does not depend on the order of threads is the simpler explanation of both failures."""
     first = bad[0]
     if first.failure is None or first.failure.rule is None or not _is_race(first):
         return None

@@ -65,10 +65,10 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
         text = f"{trace} does not exist"
         name, at, seed = str(trace).rpartition("@")
         if name and at and seed.isdigit():
-            text = f"view shows a trace file, not a run; to make one: raftlab replay {trace} --out run.jsonl"
+            text = f"view shows a trace file, not a run; to make the file: raftlab replay {trace} --out run.jsonl"
         raise CommandError(text)
     if trace.is_dir():
-        raise CommandError(f"{trace} is a folder; expected a trace file from it, which ends in .jsonl")
+        raise CommandError(f"{trace} is a folder; expected one of its trace files, whose names end in .jsonl")
     page = trace.with_suffix(".html") if out is None else out
     if page.exists() and page.samefile(trace):
         raise CommandError(f"{page} is the trace itself: give --out another file")
@@ -86,7 +86,7 @@ def view(trace: Path, out: Path | None, since: float, until: float, opened: bool
 
 def _in_container() -> bool:
     """Whether this is a container or a codespace of VS Code. The browser then runs on another computer and cannot open
-    a file of this one."""
+    a file of this computer."""
     return any(map(os.environ.get, ("CODESPACES", "REMOTE_CONTAINERS")))
 
 

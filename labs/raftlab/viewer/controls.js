@@ -20,7 +20,7 @@ export const KEYS = [
   [["]"], "next match", (app) => app.nextFound(1)],
   [["["], "previous match", (app) => app.nextFound(-1)],
   [["h"], "hide or show heartbeats", (app) => app.toggleKind("heartbeats")],
-  [["t"], "time to scale, or one row per event", (app) => app.setSpacing(app.spacing === "time" ? "event" : "time")],
+  [["t"], "show time to scale, or one row per event", (app) => app.setSpacing(app.spacing === "time" ? "event" : "time")],
   [["+", "="], "zoom in", (app) => app.zoomBy(1.4)],
   [["-"], "zoom out", (app) => app.zoomBy(1 / 1.4)],
   [[" "], "play or pause", (app) => app.play()],
@@ -109,8 +109,8 @@ function showFailure(app) {
   };
 }
 
-/** The sentences of the events that one line about what led to a failure may stand for. Such a line may combine messages to
- * several servers, or a message that was sent several times. */
+/** One line of "what led there" may stand for several events: it may combine messages to several servers, or a message that
+ * was sent several times. Returns the sentences of these events. */
 function standsFor(text) {
   const one = text.replace(/(?:, answered with success=True)?(?: \((?:its term was|the last of) [^()]*\))*$/, "");
   const [list, before] = /^(?:[SC]\d+→)?((?:[SC]\d+, )+[SC]\d+)(?=→|⇢| )/.exec(one) ?? / of ((?:S\d+, )+S\d+) to its /.exec(one)?.slice(0, 2) ?? [];

@@ -14,8 +14,8 @@ from raftlab import linearizability
 from raftlab.linearizability import Operation, Register
 from raftlab.participants import is_clerk, name_of
 
-# CPU seconds to search for the orders, because the page must appear soon. If no order is found in time, the page only has
-# the bars.
+# CPU seconds that the search for the orders may take. It is short because the page must appear soon. If no order is found
+# in time, the page only has the bars.
 _SEARCH_SECONDS = 3.0
 _ARGUMENTS = {"get": 0, "put": 1, "append": 1, "swap": 2}
 

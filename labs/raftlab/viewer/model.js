@@ -2,16 +2,16 @@
 //
 // A trace contains no states, only messages and the test's calls. So the states are derived by the rules of Figures 2 and
 // 13, and from what a server *said*, not from what it should have done. A server has a term once it answers with that term
-// or gets it in a reply, and it has entries once it says so. All events go through `step`, one at a time. The states are
-// saved every `EVERY` events, so that few steps are needed to compute the states at any moment.
+// or gets it in a reply, and it has entries once it sends, acknowledges or applies them. All events go through `step`, one at
+// a time. The states are saved every `EVERY` events, so that few steps are needed to compute the states at any moment.
 
 export const EVERY = 256;
 
 // Stands for an entry that must exist but was in no message of this page, because it was sent before the part of the trace
 // that is shown, or because a snapshot covers it.
 const UNKNOWN = Object.freeze({ term: null, command: undefined });
-// For this many seconds after it has received a higher term, a server may still send requests of its old term. If it sends one
-// later, it ignores the higher term.
+// For this many seconds after it has received a higher term, a server may still send requests of its old term. A server
+// that sends one later is taken to ignore the higher term.
 const STRAY = 0.05;
 
 const listOf = (value) => (Array.isArray(value) ? value : []);
@@ -64,8 +64,8 @@ function putAll(s, prev, prevTerm, entries) {
   entries.forEach((entry, offset) => put(s, prev + 1 + offset, entry?.term ?? null, entry?.command ?? null));
 }
 
-/** Record that a snapshot covers everything up to `index`. Later entries stay if `agrees`: the log has the same entry at
- * `index` (Figure 13, 6). */
+/** Record that a snapshot covers everything up to `index`. Later entries stay if the log has the same entry at `index`
+ * (Figure 13, 6), which `agrees` can assert. */
 function coverTo(s, index, term, agrees) {
   if (!isIndex(index) || index <= s.base) return;
   const known = entryAt(s, index);

@@ -102,7 +102,7 @@ def explained(failure: object, replay: str = "") -> dict[str, Any] | None:
     """The failure in a trace's header in the form that the page shows: its sentence, and rows of (label, text) as in the
     terminal.
 
-    The header may contain no failure, only a sentence, or a whole :class:`raftlab.explain.failure.Failure`.
+    The header may contain a whole :class:`raftlab.explain.failure.Failure`, only its sentence, or nothing.
     """
     if failure is None or failure == "":
         return None
@@ -154,7 +154,7 @@ def _data(trace: Path, since: float, until: float) -> bytes:
             raise CannotShow(f"{trace.name} has nothing {shown}: the run {end}")
         first, last = part.times
         notices.append(
-            f"only the part from {first:.3f} to {last:.3f} s: the servers' earlier state is known only in part"
+            f"this is only the part from {first:.3f} to {last:.3f} s: the servers' earlier state is known only in part"
         )
     failure = explained(header.get("failure"), str(header.get("replay") or ""))
     ends = not part.more_behind and not any("cut off" in notice for notice in notices)

@@ -5,7 +5,7 @@ import { FIRST_CLERK, sentence } from "./words.js";
 /** The kinds of events that can be hidden. All others (crashes, cuts, the test's steps, advice, faults) are always shown. */
 export const KINDS = [
   ["clients", "Clients", "ClientRequest, ReadIndex and Lease"],
-  ["votes", "Votes", "RequestVote and PreVote"],
+  ["votes", "Votes", "RequestVote, PreVote and TimeoutNow"],
   ["entries", "Entries", "AppendEntries with entries, and InstallSnapshot"],
   ["heartbeats", "Heartbeats", "AppendEntries without entries"],
   ["requests", "Requests", "requests of every method"],
@@ -141,7 +141,7 @@ export class Scene {
     const count = events.length;
     const start = count ? times[0] : 0;
     this.#series();
-    // Browsers cannot scroll a picture that is taller than this.
+    // Browsers cannot scroll a picture that is taller than TALLEST.
     const scale = Math.min(SCALE * zoom, TALLEST / Math.max(1e-9, count ? times[count - 1] - start : 0));
     let at = 0;
     let before = start; // the time of the previous shown event

@@ -24,7 +24,8 @@ from raftlab.sandbox.levels import Sandbox
 from raftlab.time_awake import LOOK_S, TimeAwake, poll_awake
 from raftlab.worlds.base import HostLost, HostNotStarted
 
-# A submission that is part of raftlab. If a host does not start even with this one, the student's code is not the reason.
+# A submission that is part of raftlab. If a host does not start even with this submission, the student's code is not
+# the reason.
 EMPTY_SUBMISSION = Path(raftlab.__file__).parent / "host" / "warm_up_submission"
 
 # The times below leave out pauses of this process (Ctrl-Z).
@@ -43,13 +44,11 @@ _COMPILE_CPU_S = 20.0
 # Seconds that each child of a killed host may take to exit.
 _EXIT_TIMEOUT_S = 5.0
 
-# The predicate of a sentence about a child that was killed for this.
+# By limit: the predicate of a sentence about a child that was killed because it exceeded the limit.
 _EXCEEDED: dict[protocol.Exceeded, str] = {
     "memory": "used too much memory and was killed",
     "threads": "started too many threads and was killed",
 }
-
-_CPUCLOCK_SCHED = 2  # from the kernel's include/linux/posix-timers.h: the CPU time that the scheduler has counted
 
 
 class TooSlow(HostLost):
@@ -112,7 +111,7 @@ class WarmHost:
     def __init__(self, path: Path, sandbox: Sandbox = levels.NONE, races: bool = False) -> None:
         self.path = path
         self._exit_statuses: dict[int, int] = {}
-        self._exceeded: dict[int, protocol.Exceeded] = {}  # what a child was killed for
+        self._exceeded: dict[int, protocol.Exceeded] = {}  # because of which limit
         self._pids: dict[int, int] = {}
         self._last_child = 0
         # The stderr of the host itself, which runs no student code.
@@ -125,7 +124,7 @@ class WarmHost:
         self._prepared_child = 0
         self._forked_by: dict[int, _Control] = {}
         self.simulated = 0
-        # What the warm host has killed the current run of the prepared host for.
+        # The limit because of which the warm host has killed the current run of the prepared host; empty if it has not.
         self._run_exceeded: Literal["", protocol.Exceeded] = ""
         if sandbox.level == "rlimits":
             libc.set_dumpable(False)  # the host runs as the same user, and must not trace or read this process

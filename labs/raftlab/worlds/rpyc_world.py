@@ -42,7 +42,7 @@ class _Process:
         self.connection = connection
         self.outgoing: list[protocol.Event] = []
         self.threads: str | None = None  # its last answer to ListThreads
-        # Whether the child has reported a fault itself. If so, the end of its process is not reported as well.
+        # Whether the child has reported a fault itself. If so, the judge does not also report the end of its process.
         self.faulted = False
 
 
@@ -122,7 +122,7 @@ class RpycWorld:
             self._end(process)
 
     def _end(self, process: _Process) -> None:
-        # Read this before the connection closes, because the child then ends.
+        # Read the CPU time before the connection closes, because the child ends then.
         self.cpu_s += cpu_seconds(self._host.pid(process.child))
         self._forget(process)
         self._host.kill(process.child)

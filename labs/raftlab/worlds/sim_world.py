@@ -159,7 +159,7 @@ class Progress:
 
 
 class ForkedHost:
-    """A child forked from the warm host or from the prepared host. This is how runs are judged.
+    """A child that the warm host or the prepared host forks. Graded runs always use such a child.
 
     Args:
         warm_host: the warm host of the submission.
@@ -266,6 +266,7 @@ class InProcessHost:
         return self._sim_host.step(request)
 
     def close(self) -> None:
-        """Forget the student's modules, so that the next import of a ``raft`` in this process finds another submission's."""
+        """Forget the student's modules. Otherwise ``import raft`` for the next submission would find this submission's
+        module."""
         for name in self._modules:
             sys.modules.pop(name, None)

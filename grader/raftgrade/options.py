@@ -196,7 +196,7 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         help="measure which mutants the suites kill; with --page FILE, replace only the section about mutants in FILE",
     )
     mutants.add_argument(
-        "--only", metavar="PATTERN", help="try only mutants with this in their name, such as start.lock-*"
+        "--only", metavar="PATTERN", help="try only mutants with PATTERN in their name, such as start.lock-*"
     )
     mutants.add_argument("--sample", type=int, metavar="N", help="try only N mutants, drawn at random")
     mutants.add_argument(
@@ -341,7 +341,7 @@ def _run(run: argparse.ArgumentParser) -> None:
 
 
 def _lateness(command: argparse.ArgumentParser) -> None:
-    """The options that decide how late each submission is, and which ones count."""
+    """The options that decide how late each submission is, and which of a student's submissions counts."""
     command.add_argument(
         "--late",
         metavar="CSV",
@@ -362,8 +362,8 @@ def _lateness(command: argparse.ArgumentParser) -> None:
         "--manual",
         metavar="CSV",
         help="points and comments given by hand, with the columns submission (or id, ...), test, points (7 sets them, +2 or "
-        "-1 changes them) and comment; a row without a test is about the whole submission. `raftgrade run` keeps them when "
-        "it grades again",
+        "-1 changes them) and comment; a row without a test is about the whole submission. `raftgrade run` keeps these "
+        "points and comments when it grades again",
     )
 
 
@@ -394,7 +394,9 @@ def _report(report: argparse.ArgumentParser) -> None:
         "--key", metavar="FILE", help="the key that the report must be signed with, if it was made on another machine"
     )
     report.add_argument(
-        "--unverified", action="store_true", help="show a report that is not signed with that key, and mark it as such"
+        "--unverified",
+        action="store_true",
+        help="show a report even if it is not signed with your key (or that of --key), and mark it as not verified",
     )
     report.add_argument(
         "-o",
@@ -414,8 +416,8 @@ def _soak(soak: argparse.ArgumentParser) -> None:
     soak.add_argument(
         "--labs",
         metavar="2A[,2B]",
-        help="labs to run (default: all; lab 3 only if an implementation has a kv.py). An implementation that cannot do a "
-        "lab skips it and the labs that build on it",
+        help="labs to run (default: all; lab 3 only if an implementation has a kv.py). If an implementation cannot do a "
+        "lab, this lab and the labs that build on it are left out",
     )
     soak.add_argument("--network", default="sim", metavar="sim|rpyc|sim,rpyc", help="where to run (default: sim)")
     soak.add_argument(

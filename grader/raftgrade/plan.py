@@ -1,7 +1,7 @@
-"""The settings of a grading run, the tests that it must make, and how they are split into jobs.
+"""The settings of a grading run, the tests that every submission must run, and how runs are split into jobs.
 
-The list of tests comes from raftlab's own catalogue before any code of a submission runs. A run that is on the list and
-is never reported has failed.
+The list of tests comes from raftlab's own catalogue, and is made before any code of a submission runs. If a run of a test on
+the list is never reported, it has failed.
 """
 
 from __future__ import annotations

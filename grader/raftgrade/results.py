@@ -232,9 +232,9 @@ class Report(msgspec.Struct, kw_only=True):
 
     Attributes:
         code: a fingerprint of the code that judged.
-        complete: false during the run, and after it has been interrupted.
-        started: when the run started, in UTC.
-        seconds: how long the run has taken so far.
+        complete: false during the grading run, and if the grading run was interrupted.
+        started: when the grading run started, in UTC.
+        seconds: how long the grading run has taken so far.
         due: the deadline (ISO 8601); empty if dates did not count.
         attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
             has chosen.

@@ -23,7 +23,7 @@ TRACE_QUOTA = 100_000_000
 
 
 class Commands(Protocol):
-    """The commands that start jobs and checks. Tests replace it."""
+    """The commands that start jobs and checks. Tests start other commands."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         """The command that runs ``tests`` of ``job`` with ``seeds`` (half open), writes records to the file descriptor

@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """A test that every submission must run, and those requested networks on which the test runs."""
+    """A test that every submission must run, and the requested networks on which the test can run."""
 
     lab: str
     name: str

@@ -92,7 +92,7 @@ def missing_sandbox(level: Level) -> str:
 
 
 def carry_out(message: bytes, commands: Commands) -> bytes:
-    """Run a job or a check in a worker. Everything it needs is in its arguments, and it leaves nothing behind.
+    """Run a job or a check in a worker. The arguments contain everything that is needed, and no files are left behind.
 
     Args:
         message: an encoded :class:`RemoteJob`.
@@ -101,7 +101,7 @@ def carry_out(message: bytes, commands: Commands) -> bytes:
         An encoded :class:`Answer`.
 
     Raises:
-        WorkerWithoutSandbox: the sandbox works on the grader's machine, but not on this one.
+        WorkerWithoutSandbox: the sandbox works on the grader's machine, but not on this worker's.
     """
     remote = _decode_job(message)
     level = remote.sandbox if remote.job is None else remote.job.sandbox

@@ -34,7 +34,7 @@ from raftlab.time_awake import poll_awake
 # Seconds that the fork server may take to answer; pauses of this process do not count. The fork server answers its first
 # request when it has imported everything, which takes a second.
 ANSWER_S = 60.0
-_CLONE_PARENT = 0x8000  # the new process has the same parent as this one
+_CLONE_PARENT = 0x8000  # the new process becomes a child of this process's parent
 
 # What the forked processes run, and what else they need.
 _MAIN_MODULES = ("pytest", "raftlab.tools.check", "raftgrade.engines.fuzz_job")

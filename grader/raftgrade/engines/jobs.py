@@ -256,7 +256,8 @@ class _JobRunner:
         if self._silences >= SILENCES:
             stopped = count(self._silences, "run")
             text = (
-                f"run never reported: {stopped} before this one had to be stopped, each after {limit} without a result"
+                f"run never reported: it was not started, because {stopped} before it had to be stopped, each after "
+                f"{limit} without a result"
             )
             self._fail(self._missing(), text)
 

@@ -585,8 +585,12 @@ def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) ->
         scripted_server.answer.clear()
     # Not c.get_state(): then the referee would name another rule.
     now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]
-    text = f"expected S0 to name term {term} only once it has saved this term, but its save failed, and it named"
-    text += f" it all the same. It learned of it from the reply to its {how}. After its restart, it is in term {now}"
+    text = (
+        f"expected S0 to name term {term} only once it has saved this term, but its save failed, and S0 named the term"
+    )
+    text += (
+        f" all the same. It had learned the term from the reply to its {how}. After its restart, S0 is in term {now}"
+    )
     c.expect(now >= term or max(named) < term, text, rules.FAILED_SAVE, [0])
 
 

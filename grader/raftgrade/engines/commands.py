@@ -48,7 +48,7 @@ class RaftlabCommands:
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
-            # The suites have few plain assertions, and pytest cannot rewrite assertions of modules that were imported before.
+            # The suites have few plain assertions, and pytest cannot rewrite them in modules that were imported before.
             *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "--assert=plain", *root),
             *(
                 "-p",

@@ -211,7 +211,7 @@ def _read(template: str) -> tuple[list[list[str]], str, str]:
 
 
 def _column(header: list[str], system: str, column: str | None) -> int:
-    """The index of the column for the marks. It is added if it is missing."""
+    """The index of the column for the marks. A missing column is added."""
     titles = [name.strip().lower() for name in header]
     moodle = [_MOODLE_COLUMN.fullmatch(name) if system == "moodle" else None for name in titles]
     if column is not None:

@@ -10,8 +10,9 @@ measured throughout, and printed.
 
 At full size this takes a few hours on two processors. If it is interrupted, call it again with the same ``--out DIR`` to
 continue: the first grading run goes on from its last record, and the second one starts over unless it had finished.
-To run the two on different machines, use ``--half killed`` and ``--half undisturbed``. Each prints the SHA-256 of its
-report and of its marks. These are equal if the class, the version of raftlab and the version of Python are the same.
+To perform the two grading runs on different machines, use ``--half killed`` and ``--half undisturbed``. Each prints the
+SHA-256 of its report and of its marks. These are equal if the class, the version of raftlab and the version of Python are
+the same.
 """
 
 from __future__ import annotations

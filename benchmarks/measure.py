@@ -25,7 +25,7 @@ from raftlab.worlds.host_process import WarmHost, cpu_seconds
 from raftlab.worlds.sim_world import ForkedHost, SimWorld
 from tests.conftest import ROOT
 
-# The schedule of runs "with preemption".
+# The preemption schedule of all runs that the page calls "with preemption".
 PREEMPTING = "random"
 
 PROPOSED_TOGETHER = 100  # commands that are proposed to a leader at the same moment

@@ -595,7 +595,7 @@ checks are about 8 µs and the system calls of the pipe about 6 µs; the rest is
 **What it would have cost.** A compiled function checks the types of its arguments: `lock.acquire(1)`, which is correct
 Python, raised `TypeError`, and a lock had no weak references, so a correct Raft could have failed. Compiled functions have
 no frame, so the line where a lock was taken must be found in another way. Classes of msgspec lose their options (such as
-their order), and a `TypedDict` loses the types of its fields, so both have to stay in modules that are not compiled. The
+`order`), and a `TypedDict` loses the types of its fields, so both have to stay in modules that are not compiled. The
 race detector's subclasses need a decorator from a further dependency.
 """
 

@@ -65,5 +65,5 @@ def late_days(submitted: str, due: datetime, students: Sequence[Student]) -> flo
 
 
 def after_extension(days: float, students: Sequence[Student]) -> float:
-    """The days by which a submission is late, its extension included. ``days`` says how late it is without extension."""
+    """The days by which a submission is late when the authors' longest extension has been subtracted from ``days``."""
     return max(0.0, days - max((student.extension_days for student in students), default=0.0))

@@ -60,7 +60,7 @@ _WORDS = {
     "contract: bad-peer": "a call to a server or method that does not exist",
     "contract: no-method": "a method of an earlier lab that is missing",
     "other: flood": "far too many messages, saves or lines",
-    "other: assertion": "an expectation of a test that belongs to no rule",
+    "other: assertion": "a test's expectation, which belongs to no rule",
 }
 
 

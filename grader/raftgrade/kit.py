@@ -31,8 +31,9 @@ _GRADER_ONLY = ("jinja2", "tabulate")  # dependencies that raftlab itself does n
 # This many lines of the solutions in a row are a leak. Fewer are allowed: tests contain single statements of the solutions,
 # and handouts quote up to four lines in a row.
 _LEAKED_LINES = 5
-# The lines are a leak only if at least this many of them are in none of the texts that students get anyway. Students may
-# know each of the lines, but not their order: the skeleton has some messages in another order than the solutions.
+# The lines are a leak only if at least this many of them are in none of the texts that students get anyway. Lines that
+# students know one by one are no leak, even in an order that is new to them: the skeleton has some messages in another order
+# than the solutions.
 _SECRET_LINES = 2
 _IGNORED = ("# region", "# endregion", "# skeleton:", "# hint:", "import ", "from ")  # beginnings of lines
 

@@ -37,7 +37,8 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
             if reason:
                 test.state, test.notes = "open" if is_open else "skipped", [reason]
                 for network in test.networks:
-                    network.runs = network.done  # the runs may have been made with another rubric
+                    # No more runs are planned. Those that are there were made when another rubric did not skip the lab.
+                    network.runs = network.done
             else:
                 _judge(test, rubric, settings)
             for decided in submission.manual:

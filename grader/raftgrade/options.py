@@ -196,7 +196,7 @@ def _proof(proof: argparse.ArgumentParser) -> None:
         help="measure which mutants the suites kill; with --page FILE, replace only the section about mutants in FILE",
     )
     mutants.add_argument(
-        "--only", metavar="PATTERN", help="try only mutants with this in their name, such as start.lock-*"
+        "--only", metavar="PATTERN", help="try only mutants with PATTERN in their name, such as start.lock-*"
     )
     mutants.add_argument("--sample", type=int, metavar="N", help="try only N mutants, drawn at random")
     mutants.add_argument(
@@ -341,7 +341,7 @@ def _run(run: argparse.ArgumentParser) -> None:
 
 
 def _lateness(command: argparse.ArgumentParser) -> None:
-    """The options that decide how late each submission is, and which ones count."""
+    """The options that decide how late each submission is, and which of a student's submissions counts."""
     command.add_argument(
         "--late",
         metavar="CSV",

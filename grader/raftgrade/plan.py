@@ -1,7 +1,7 @@
-"""The settings of a grading run, the tests that it must make, and how they are split into jobs.
+"""The settings of a grading run, the tests that every submission must run, and how runs are split into jobs.
 
-The list of tests comes from raftlab's own catalogue before any code of a submission runs. A run that is on the list and
-is never reported has failed.
+The list of tests comes from raftlab's own catalogue, and is made before any code of a submission runs. If a run of a test on
+the list is never reported, it has failed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """A test that every submission must run, and those requested networks on which the test runs."""
+    """A test that every submission must run, and the requested networks on which the test can run."""
 
     lab: str
     name: str

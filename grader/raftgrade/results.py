@@ -232,9 +232,9 @@ class Report(msgspec.Struct, kw_only=True):
 
     Attributes:
         code: a fingerprint of the code that judged.
-        complete: false during the run, and after it has been interrupted.
-        started: when the run started, in UTC.
-        seconds: how long the run has taken so far.
+        complete: false during the grading run, and if the grading run was interrupted.
+        started: when the grading run started, in UTC.
+        seconds: how long the grading run has taken so far.
         due: the deadline (ISO 8601); empty if dates did not count.
         attempts: which submission of a student counts if there are several: the ``best`` or the ``last``; empty if nobody
             has chosen.
@@ -291,8 +291,8 @@ def passed(test: TestResult) -> bool:
 
 def exit_code(report: Report) -> int:
     """The exit code. The first of these that applies counts: 2 if a submission was refused or could not be checked, or the
-    report is not complete; 1 if a run failed, or a lab was missing; 2 if a run could not be judged; 0. Students who handed
-    in nothing do not count. If nobody handed in anything, the exit code is 2."""
+    report is not complete; 1 if a run failed, or a lab was missing; 2 if a run could not be judged; otherwise 0. Students
+    who handed in nothing do not count. If nobody handed in anything, the exit code is 2."""
     submissions = report.handed_in
     states = {submission.state for submission in submissions}
     if not report.complete or not submissions or states & {"refused", "unjudged"}:

@@ -72,7 +72,7 @@ class Hidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     secret: str = ""
 
     def seeds(self) -> tuple[int, int]:
-        """The first seed, and the number after the last seed. All submissions graded with this secret get the same."""
+        """The first seed, and the number after the last seed. With the same secret, all submissions get the same seeds."""
         drawn = hashlib.blake2b(self.secret.encode(), digest_size=8, person=b"raftgrade").digest()
         first = _FIRST_HIDDEN + (int.from_bytes(drawn, "big") >> (64 - _HIDDEN_BITS))
         return first, first + self.runs

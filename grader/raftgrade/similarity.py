@@ -1,9 +1,9 @@
 """`raftgrade similarity`: compare submissions with compare50, which ranks the pairs that have the most code in common.
 
 compare50 (https://github.com/cs50/compare50) is a separate program, which is not always installed with raftlab. It reads the
-submissions and runs none of their code. It gets the files that raftlab hands out as *distribution code*, which does not
-count as common code. It gets our solutions and earlier submissions as the *archive*: submissions are compared with the
-archive, but archived files are not compared with each other.
+submissions and runs none of their code. It is given two more sets of files. The *distribution code*, which does not count as
+common code, consists of the files that raftlab hands out. The *archive* consists of our solutions and earlier submissions:
+submissions are compared with the archive, but archived files are not compared with each other.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def compare(
         Why some submissions were left out, by their names.
 
     Raises:
-        CannotCompare: compare50 is missing or fails, or nothing is similar, or ``out`` holds something else.
+        CannotCompare: compare50 is missing or fails, or nothing is similar, or ``out`` holds anything but an earlier report.
         raftlab.submission.starts.NoStart: this installation has no start at one of the labs.
         OSError: a file cannot be read or written.
     """

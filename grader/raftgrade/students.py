@@ -93,7 +93,7 @@ class DownloadName(msgspec.Struct, frozen=True, kw_only=True):
 # Before the name, there may be the group's name with a hyphen. With blind marking, FULLNAME is "Participant", and the
 # grading worksheet has "Participant NUMBER" in its column Identifier. (mod/assign/locallib.php, download_submissions)
 _MOODLE = re.compile(r"(?P<prefix>(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_(?P<kind>[a-z]+)_?)(?P<rest>.*)", re.S)
-# Canvas: lastfirst_LATE_USER_ATTACHMENT_FILE, or anon_CODE instead of the name and user of an anonymous assignment.
+# Canvas: lastfirst_LATE_USER_ATTACHMENT_FILE. In an anonymous assignment, anon_CODE stands in place of name and user.
 # (lib/content_zipper.rb, get_filename)
 _CANVAS = re.compile(
     r"(?P<prefix>(?:(?P<name>[^_].*?)_)?(?:(?P<late>LATE)_)?(?:anon_(?P<anon>[^_]+)|(?P<id>\d+))_(?P<file>\d+)_)(?P<rest>.+)",

@@ -70,7 +70,7 @@ class RunCounter:
         self.bad: dict[int, BadRun] = {}
         # By text: the lowest seed whose run gave this advice, and the position of the advice in that run's list.
         self.advice: dict[str, tuple[int, int]] = {}
-        # Findings of the race detector, by key: the lowest seed whose run had it, and its text.
+        # Findings of the race detector, by key: the lowest seed whose run had the finding, and the finding's text.
         self.findings: dict[str, tuple[int, str]] = {}
         self.retried: set[int] = set()
         self.wall_s: dict[int, float] = {}

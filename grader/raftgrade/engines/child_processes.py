@@ -46,8 +46,8 @@ class Children:
     Args:
         workers: the number of threads, each of which runs one child at a time. Pass 0 if other work also keeps the
             machine busy; then no child gets a processor of its own.
-        fork_server: forks children that run raftlab's own modules in its environment. All others are started in the usual
-            way.
+        fork_server: forks those children that run raftlab's own modules, with the environment that the fork server has. All
+            other children are started in the usual way.
     """
 
     def __init__(self, workers: int = 0, fork_server: JobForkServer | None = None) -> None:
@@ -65,7 +65,7 @@ class Children:
         """Kill every child and everything in its group, and start no more children."""
         self._stopped = True
         if self._fork_server is not None:
-            self._fork_server.kill()  # a thread that waits for it holds the lock
+            self._fork_server.kill()  # before the lock is taken, because a thread that waits for this server may hold it
         with self._lock:
             for pid in self._running:
                 _kill_group(pid)
@@ -189,7 +189,8 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     poller.register(exit_fd, select.POLLIN)
-    silent = TimeAwake()  # while this process is stopped, the child may write lines that nobody reads
+    # The time in which this process is stopped does not count: the child may then write lines, but nobody reads them.
+    silent = TimeAwake()
     rest = bytearray()  # the beginning of a line
     while True:
         ready = {fd for fd, _ in poller.poll(LOOK_S * 1000)}

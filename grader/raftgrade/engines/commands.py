@@ -23,7 +23,7 @@ TRACE_QUOTA = 100_000_000
 
 
 class Commands(Protocol):
-    """The commands that start jobs and checks. Tests replace it."""
+    """The commands that start jobs and checks. Tests start other commands."""
 
     def job(self, job: Job, tests: Sequence[str], seeds: tuple[int, int], records_fd: int, traces: Path) -> list[str]:
         """The command that runs ``tests`` of ``job`` with ``seeds`` (half open), writes records to the file descriptor
@@ -48,7 +48,7 @@ class RaftlabCommands:
         suite = catalogue.suite_file(job.lab)
         root = ["-c", str(suite.with_name("pytest.ini")), "--rootdir", str(suite.parent), "--noconftest"]
         return [
-            # The suites have few plain assertions, and pytest cannot rewrite those of modules that are imported already.
+            # The suites have few plain assertions, and pytest cannot rewrite them in modules that were imported before.
             *(sys.executable, "-P", "-m", "pytest", "-q", "--tb=short", "--assert=plain", *root),
             *(
                 "-p",

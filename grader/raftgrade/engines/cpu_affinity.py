@@ -28,8 +28,8 @@ class ProcessorAssigner:
 
     @contextmanager
     def assign(self) -> Iterator[int | None]:
-        """Choose the processor with the fewest jobs, and count one more job on it while the block runs. ``None``: the job
-        may use any."""
+        """Choose the processor with the fewest jobs, and count one more job on it while the block runs. Yields this
+        processor, or ``None`` if the job may use any processor."""
         with self._lock:
             chosen = min(self._jobs, key=lambda processor: self._jobs[processor], default=None)
             if chosen is not None:

@@ -92,7 +92,7 @@ def missing_sandbox(level: Level) -> str:
 
 
 def carry_out(message: bytes, commands: Commands) -> bytes:
-    """Run a job or a check in a worker. Everything it needs is in its arguments, and it leaves nothing behind.
+    """Run a job or a check in a worker. The arguments contain everything that is needed, and no files are left behind.
 
     Args:
         message: an encoded :class:`RemoteJob`.
@@ -101,7 +101,7 @@ def carry_out(message: bytes, commands: Commands) -> bytes:
         An encoded :class:`Answer`.
 
     Raises:
-        WorkerWithoutSandbox: the sandbox works on the grader's machine, but not on this one.
+        WorkerWithoutSandbox: the sandbox works on the grader's machine, but not on this worker's.
     """
     remote = _decode_job(message)
     level = remote.sandbox if remote.job is None else remote.job.sandbox
@@ -137,7 +137,7 @@ def carry_out(message: bytes, commands: Commands) -> bytes:
 
 
 def _packed(folder: Path, finished: JobResult) -> dict[str, bytes]:
-    """The traces of a job that the grader's quota allows."""
+    """The traces of a job, compressed, as far as they fit into the grader's quota."""
     quota = TraceQuota(folder, TRACE_QUOTA)
     tests = list(dict.fromkeys(record.test for record in finished.records))
     for record in finished.records:
@@ -169,7 +169,7 @@ class Dask:
 
     Args:
         executor: the executor of a Dask client, or (in tests) any other executor.
-        threads: returns how many jobs the workers can run at a time at this moment; workers come and go.
+        threads: returns how many jobs all workers together can run now. The number changes, because workers come and go.
         close: called when the grading run ends.
     """
 

@@ -31,10 +31,10 @@ from raftlab.labs import LABS
 from raftlab.sandbox import libc
 from raftlab.time_awake import poll_awake
 
-# Seconds that the fork server may take to answer, without pauses of this process. It answers its first request when it has
-# imported everything, which takes a second.
+# Seconds that the fork server may take to answer; pauses of this process do not count. The fork server answers its first
+# request when it has imported everything, which takes a second.
 ANSWER_S = 60.0
-_CLONE_PARENT = 0x8000  # the new process has the same parent as this one
+_CLONE_PARENT = 0x8000  # the new process becomes a child of this process's parent
 
 # What the forked processes run, and what else they need.
 _MAIN_MODULES = ("pytest", "raftlab.tools.check", "raftgrade.engines.fuzz_job")
@@ -58,13 +58,13 @@ class Reply(msgspec.Struct):
 
 
 class ForkedProcess:
-    """A process that was forked for this one; the part of ``subprocess.Popen`` that the grader uses."""
+    """A process that the fork server has forked. It has the part of ``subprocess.Popen`` that the grader uses."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
 
     def wait(self) -> int:
-        """Wait until it has ended. Returns its exit code (negative: the signal that killed it)."""
+        """Wait until the process has ended. Returns its exit code (negative: the signal that killed it)."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -86,14 +86,15 @@ class JobForkServer:
         """Fork a process that leads a process group of its own.
 
         Args:
-            command: the command line that the process replaces.
+            command: the command line that would start such a process in the usual way.
             stdout: the descriptor that becomes its standard output.
             stderr: the same for standard error.
             fd: another descriptor that the process gets, with the same number; -1 if there is none.
 
         Returns:
-            The process. ``None`` if the command must be started in the usual way, because it is of another kind, or because
-            the fork server cannot be used on this machine, has died or does not answer.
+            The process. ``None`` if the command must be started in the usual way: because it runs none of the modules that
+            the fork server has imported, or because the fork server cannot be used on this machine, has died or does not
+            answer.
         """
         if not self._usable or tuple(command[:3]) != (sys.executable, "-P", "-m") or command[3] not in _MAIN_MODULES:
             return None
@@ -147,8 +148,8 @@ class JobForkServer:
 
 
 def _leader(pid: int) -> ForkedProcess:
-    """Make a process that was forked for this one the leader of a group. If that fails, the process is killed, because
-    another one will do its work, and OSError is raised."""
+    """Make the forked process ``pid`` the leader of a process group. If that fails, kill the process and raise OSError: its
+    command is then started in the usual way."""
     try:
         os.setpgid(pid, pid)
     except OSError:
@@ -160,7 +161,7 @@ def _leader(pid: int) -> ForkedProcess:
 
 def main() -> None:
     """Serve the grader. In a forked process, this returns when its module has run."""
-    # Hosts may run as the same user, and must not write to the memory of this process. Forked processes inherit this.
+    # Hosts may run as the same user, and must not write to the memory of this process. Forked processes inherit the setting.
     with contextlib.suppress(OSError):
         libc.set_dumpable(False)
     grader = socket.socket(fileno=int(sys.argv[1]))
@@ -199,8 +200,9 @@ def _serve(grader: socket.socket) -> Request | None:
 def _take(fds: Sequence[int], records_fd: int) -> None:
     """Give the descriptors their final numbers, and close all others."""
     numbers = [1, 2, *([records_fd] if records_fd >= 0 else [])]
-    # With copies above 2, neither 1 nor 2 replaces a descriptor that is still needed. ``records_fd`` is the last one. The
-    # copies have low numbers, because ``records_fd`` may be the highest number that this process can open.
+    # First copy the descriptors to numbers above 2, so that no ``dup2`` to 1 or 2 closes one that is still needed.
+    # ``records_fd`` is assigned last, because it may be the number of a copy. The copies get the lowest free numbers,
+    # because ``records_fd`` may be the highest number that this process can open.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 3) for fd in fds]
     for copy, number in zip(copies, numbers, strict=True):
         os.dup2(copy, number)

@@ -34,9 +34,8 @@ from raftlab.worlds.host_process import EMPTY_SUBMISSION
 SILENCE_S = {"sim": 240.0, "rpyc": 300.0}
 CHECK_S = 120.0  # seconds for the contract check
 DEATHS_AT_A_RUN = 2  # if the job dies this often at a run, the run is tried with a submission of our own
-IDLE_DEATHS = (
-    3  # if the job dies this often in a row without a new record, one such trial decides for all remaining runs
-)
+# If the job dies this often in a row without a new record, one trial with our own submission decides for all remaining runs.
+IDLE_DEATHS = 3
 SILENCES = 2  # if this many runs of a job never end, the remaining runs fail without being tried
 _MAX_LINES = 100  # how many lines of a check's output are kept; a check should print only one
 _LOG_TAIL_BYTES = 2000  # how many bytes at the end of a dead job's output are copied into the report
@@ -257,7 +256,8 @@ class _JobRunner:
         if self._silences >= SILENCES:
             stopped = count(self._silences, "run")
             text = (
-                f"run never reported: {stopped} before this one had to be stopped, each after {limit} without a result"
+                f"run never reported: it was not started, because {stopped} before it had to be stopped, each after "
+                f"{limit} without a result"
             )
             self._fail(self._missing(), text)
 

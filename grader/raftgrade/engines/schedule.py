@@ -159,8 +159,8 @@ class Schedule:
             for batch in self._first_batches(lab, network)
             for job in self._start_batch(submission, batch)
         ]
-        # If all runs of an opened lab are known, the lab has no job whose end would start the next ones. So the jobs that
-        # depend on the lab must be started here.
+        # If all runs of an opened lab are known, the lab gets no job, so no job's end starts what comes after the lab. The
+        # jobs that depend on the lab must be started here.
         for lab in opened:
             if not self._unfinished[submission, lab]:
                 jobs += self._continue_test(submission, lab)

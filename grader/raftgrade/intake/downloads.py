@@ -1,7 +1,7 @@
 """Recognises the downloads of course systems: Canvas' and Moodle's downloads of all submissions, and Gradescope's export.
 
-Who handed in what? The names of the files in a download tell this, or a list in the download. Gradescope's list also tells
-when.
+Who handed in which file? The names of the files say this, or a list in the download does. Gradescope's list also says when a
+submission was handed in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds the outcomes of an earlier report in the same folder that are still valid.
+"""Finds the outcomes that are still valid in an earlier report in the same folder.
 
 A run is repeated only if something has changed that could affect its outcome: the submission's files, the test, the seed,
 the network, the sandbox, or the code that judges. A run that could not be judged is always repeated.

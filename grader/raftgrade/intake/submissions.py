@@ -32,7 +32,7 @@ class Submission:
         where: the path or URL as it was given, for messages.
         kind: decides which attributes say where the submission is. ``"git"``: ``url`` and ``commit``. ``"files"``:
             ``files``, which has the path of each file by the name that its author gave it. ``"nothing"`` (the submission
-            cannot be used) and ``"absent"`` (nothing was handed in): none, but ``reason`` says why. Any other kind:
+            cannot be used) and ``"absent"`` (nothing was handed in): there is no place, only a ``reason``. Any other kind:
             ``path``.
         given_by_us: for ``"nothing"``: whether the cause is something other than the student's work, such as a wrong path
             in a table. Then there is no mark.

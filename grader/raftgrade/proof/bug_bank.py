@@ -235,7 +235,11 @@ def parse(text: str, path: Path) -> Bug:
             path, headers.lines["Hardness"], f"Hardness must be easy, medium or hard, not {values['Hardness']!r}"
         )
     if not headers.catches and "Missed" not in values:
-        raise _bad(path, headers.end, "Caught-by must name the test that catches it, or Missed must say why none does")
+        raise _bad(
+            path,
+            headers.end,
+            "Caught-by must name a test that catches the bug, or Missed must say why no test catches it",
+        )
     tests = {info.name for info in catalogue.tests(lab)}
     for line, catch in headers.catches.items():
         if catch.test not in tests:

@@ -7,7 +7,7 @@ the bug is killed.
 
 Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
 ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
-passes. Only this rule ends a measurement, so no measurement ends because its result looks good. Under this rule, the
+passes. Only this rule ends a measurement: a result that looks good never ends it early. Under this rule, the
 Clopper-Pearson interval for k kills in n passes still contains the true probability with a chance of at least 95 %. If more
 than ``seeds`` passes were needed, k is 0 or 1. For k = 1, the interval's lower end p solves 1 - (1-p)^n = 2.5 %: with this
 p, the probability that the bug is killed within n passes is exactly 2.5 %. The interval's upper end lies above the exact
@@ -513,7 +513,7 @@ def _infos(lab: str) -> dict[str, catalogue.TestInfo]:
 
 
 def _with_time_limit(seconds: float, script: Callable[[Any], object]) -> Callable[[Any], None]:
-    """Wrap ``script`` so that it raises :class:`_TimeLimitExceeded` if it takes longer than this."""
+    """Wrap ``script`` so that it raises :class:`_TimeLimitExceeded` if it takes longer than ``seconds``."""
 
     def timed(cluster: Any) -> None:
         with TimeLimit(seconds, _raise_time_limit_exceeded):

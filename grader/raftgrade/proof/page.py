@@ -182,13 +182,13 @@ def _no_longer_missed(trials: Iterable[Trial]) -> list[Trial]:
 # --- as a Markdown page ---
 
 _INTRO = """\
-A known bug is a small change to the reference solution, from which later labs are removed first. This page covers
-{bugs} in {texts} (some are tried in two labs). Each comes from a patch file that names its source. A *pass* is what a
-grading run does with one seed: it runs each test in the suite of the bug's lab once, in the simulator. A pass in which
-a test fails has *killed* the bug.
+A known bug is a small change to the reference solution. Before the change is made, the code of later labs is removed. This
+page covers {bugs} in {texts} of the reference (some bugs are tried in two labs). Each bug comes from a patch file that
+names its source. A *pass* is what a grading run does with one seed: it runs each test in the suite of the bug's lab once,
+in the simulator. A pass in which a test fails has *killed* the bug.
 
-Each bug had {few} passes. If none of these killed a hard bug, it had more, until the first kill or up to {many}. No
-measurement was stopped because a number looked good, so the intervals are valid (Clopper-Pearson, two-sided, 95 %). *Seeds
+Each bug had {few} passes. If none of these killed a hard bug, it had more, until the first kill or up to {many}. A number
+that looked good never ended a measurement, so the intervals are valid (Clopper-Pearson, two-sided, 95 %). *Seeds
 to be sure* is the number of passes that catch the bug with probability 95 %, if the measured kill rate is the true one.
 *CPU s* is the cost of that many complete passes, judge and servers together.
 
@@ -212,7 +212,7 @@ def page(trials: Sequence[Trial], bank: Bank, facts: Facts, soak: Sequence[Block
         "# What the suites catch",
         f"Generated on {facts.when} with {facts.versions} and seeds from 0, by",
         f"    {printable(facts.command)}",
-        *_INTRO.format(few=few, many=many, bugs=count(len(trials), "bug"), texts=count(texts, "different text")).split(
+        *_INTRO.format(few=few, many=many, bugs=count(len(trials), "bug"), texts=count(texts, "changed version")).split(
             "\n\n"
         ),
         f"In total: {last_line(trials)}.",
@@ -298,7 +298,7 @@ def rule_matrix(matrix: Matrix) -> str:
     if not matrix.rule:
         return "The bank has no matrix of rules."
     text = (
-        f"{summary(matrix)}. They include each line that servers must follow in Figures 2 and 13, in section 6, and in "
+        f"{summary(matrix)}. The rules cover each line that servers must follow in Figures 2 and 13, in section 6, and in "
         "chapters 4, 6.2 and 9.6 of the dissertation. For each rule, the bank has a bug that breaks it, and a test catches "
         "this bug. `raftgrade proof --rules` prints this table."
     )

@@ -85,7 +85,7 @@ def problems(matrix: Matrix, bank: Bank) -> list[str]:
         if bug.lab not in row.labs:
             found.append(f"{row.id}: its bug {bug.id} is tried in lab {bug.lab}, which is not one of the rule's labs")
         if row.test not in {catch.test for catch in bug.catches}:
-            found.append(f"{row.id}: {bug.id} is not caught by {row.test!r}, as its file says")
+            found.append(f"{row.id}: the file of the bug {bug.id} does not say that {row.test!r} catches it")
     return found
 
 

@@ -103,7 +103,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         notes.append(f"Moodle will skip {above} above the assignment's maximum: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
-    # From these columns, the system reads whose row it is and the mark. So their cells must stay as they are.
+    # In these columns, the system finds the student of a row and the mark. So their cells must stay as they are.
     exact = {place, *(column for tier in tiers[:_NAMES] for column in tier)}
     for row in rows:
         safe = [cell if column in exact else safe_cell(cell) for column, cell in enumerate(row)]
@@ -211,7 +211,7 @@ def _read(template: str) -> tuple[list[list[str]], str, str]:
 
 
 def _column(header: list[str], system: str, column: str | None) -> int:
-    """The index of the column for the marks. It is added if it is missing."""
+    """The index of the column for the marks. A missing column is added."""
     titles = [name.strip().lower() for name in header]
     moodle = [_MOODLE_COLUMN.fullmatch(name) if system == "moodle" else None for name in titles]
     if column is not None:
@@ -290,8 +290,8 @@ def _match(report: Report, rows: list[_Identity]) -> dict[int, SubmissionResult]
         named = directory.find([], texts[_NAMES])
         others.setdefault(row, set()).update(each for each in named if not people[each][1].students)
         if row in by_id:
-            # An id is not enough if the row has another student's name. If the system assigned the id, and not the course,
-            # the id is also not enough if another row has this student's name.
+            # An id is not enough if the row has another student's name. An id that the system assigned, not the course, is
+            # also not enough if another row has this student's name.
             tier, person = by_id[row]
             mine = people[person][1]
             elsewhere = tier > 0 and not named and rows_named[folded_name(people[person][0].name)] > 0

@@ -32,7 +32,7 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
     """The page as HTML.
 
     Args:
-        report: all of it, or (see :func:`raftgrade.reports.student_view.only`) what one student may see.
+        report: the whole report, or the part that one student may see (:func:`raftgrade.reports.student_view.only`).
         pictures: maps runs to links to their pictures (see :func:`pictures`).
         alone: leave out the overview of the class, because a student gets the page.
     """

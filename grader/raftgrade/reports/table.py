@@ -217,8 +217,8 @@ def _failures(tests: list[TestResult]) -> list[str]:
 
 
 def _failures_of(test: TestResult) -> Iterator[tuple[BadRun, str, list[str]]]:
-    """The failed runs of a test, grouped by kind of failure and rule: the first run of each group, its network unless that
-    is sim, and the lines about the group."""
+    """The failed runs of a test, grouped by kind of failure and rule: the first run of each group, its network (empty for
+    sim), and the lines about the group."""
     for result in test.networks:
         groups: dict[tuple[str, str], list[BadRun]] = {}
         for bad in result.bad:

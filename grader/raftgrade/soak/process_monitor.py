@@ -19,7 +19,7 @@ from pathlib import Path
 EVERY_S = 0.5  # seconds between two measurements of memory
 GONE_S = 5.0  # how many seconds a process may take to end
 _PR_SET_CHILD_SUBREAPER = 36
-# A program that loops until its parent ends. Even if the parent is killed, its end closes the pipe to the program's stdin.
+# A program that loops until its parent ends. If the parent is killed, the kernel closes the pipe to the program's stdin.
 _HOG = (
     "import os,sys,threading\nt=threading.Thread(target=lambda:(sys.stdin.read(),os._exit(0)))\nt.start()\nwhile 1: 0"
 )

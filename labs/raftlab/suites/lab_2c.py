@@ -585,9 +585,11 @@ def _learn_term_while_saves_fail(c: Cluster, term: int, how: str, fails: int) ->
         scripted_server.answer.clear()
     # Do not call c.get_state() here: the referee would see its result, and name another rule in the failure.
     now, _ = c.get_state_results(0, [c.begin_get_state(0)])[0]
-    text = f"expected S0 to name term {term} only once it has saved this term, but its save failed, and it named"
+    text = (
+        f"expected S0 to name term {term} only once it has saved this term, but its save failed, and S0 named the term"
+    )
     text += (
-        f" the term all the same. S0 learned of it from the reply to a {how}. After the restart, S0 is in term {now}"
+        f" all the same. It had learned the term from the reply to its {how}. After its restart, S0 is in term {now}"
     )
     c.expect(now >= term or max(named) < term, text, rules.FAILED_SAVE, [0])
 

@@ -293,8 +293,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     c.connect(away)
     c.one_leader(within=2 * ELECTION_LIMIT)
     _expect_applied(c, index, 3, f"S{away} to apply index {index}")
-    text = f"expected S{away} to get entries, but it was sent a snapshot. The leader still has all entries that S{away}"
-    text = f"{text} lacks"
+    text = f"expected S{away} to get entries, but it was sent a snapshot. "
+    text += f"The leader still has all entries that S{away} lacks"
     c.expect(not chunks, text, rules.CATCH_UP)
 
 

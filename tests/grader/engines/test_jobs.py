@@ -166,7 +166,7 @@ def test_after_two_runs_that_never_end_the_rest_is_not_tried(tmp_path: Path, mon
     finished, commands = work(tmp_path, {"*": "hang"}, network="rpyc")
     assert set(outcomes(finished).values()) == {"failed"}
     assert len(commands.started) == 2
-    assert texts(finished)[-1].startswith("run never reported: 2 runs before this one had to be stopped")
+    assert texts(finished)[-1].startswith("run never reported: it was not started, because 2 runs before it had to be")
 
 
 def test_runs_of_a_job_that_cannot_be_started_could_not_be_judged(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_missed_bug_names_no_test() -> None:
         ),
         (
             HEADERS.partition("Caught-by")[0] + "\n" + HUNK,
-            "6: Caught-by must name the test that catches it, or Missed must say why none does",
+            "6: Caught-by must name a test that catches the bug, or Missed must say why no test catches it",
         ),
         (HEADERS + "\nhello\n" + HUNK, "9: expected a hunk, which begins with @@, not 'hello'"),
         (

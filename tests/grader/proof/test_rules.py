@@ -54,7 +54,7 @@ def test_a_line_without_a_rule_is_reported() -> None:
     ("changes", "problem"),
     [
         ({"bug": "2a/none"}, "one vote: the bank has no bug '2a/none'"),
-        ({"test": "no_test"}, "one vote: 2a/el-double-vote is not caught by 'no_test', as its file says"),
+        ({"test": "no_test"}, "one vote: the file of the bug 2a/el-double-vote does not say that 'no_test' catches it"),
         (
             {"labs": ("2B",)},
             "one vote: its bug 2a/el-double-vote is tried in lab 2A, which is not one of the rule's labs",

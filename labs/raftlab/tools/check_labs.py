@@ -1,4 +1,4 @@
-"""`raftlab check`: are you done? Run a lab and all earlier ones in both worlds with many seeds, and print one line per lab."""
+"""`raftlab check`: are you done? Run a lab and all earlier ones in both worlds with many seeds. Print a line for each."""
 
 from __future__ import annotations
 

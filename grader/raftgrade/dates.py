@@ -17,7 +17,7 @@ def parse_date(text: str) -> datetime | None:
     """The moment that ``text`` names: ISO 8601, or as Moodle or Gradescope write it. The moment has no time zone if
     the text has none. ``None`` if the text is not understood."""
     text = " ".join(text.split())
-    # Python wants no space before the zone: 2026-11-20 23:59:00 +0100, 2026-11-20 23:59:00 UTC
+    # Python does not accept the space before the zone in 2026-11-20 23:59:00 +0100 or 2026-11-20 23:59:00 UTC.
     compact = re.sub(r"\s*(?:UTC|GMT)$", "Z", re.sub(r"\s+([+-]\d\d:?\d\d|Z)$", r"\1", text))
     try:
         return datetime.fromisoformat(compact)

@@ -1,8 +1,8 @@
 """`raftgrade kit`: raftlab for students, as a wheel without the solutions.
 
-The wheel has the package ``raftlab``, the skeleton, the handouts for students, and the starts of later labs that the
-instructor chooses. It is made from this installation, without a build tool or a network. Before it is written, it is
-searched for parts of the solutions.
+The wheel has the package ``raftlab``, the skeleton and the handouts for students. For each later lab at which the
+instructor lets students start, it also has the files to start from. It is made from this installation, without a build
+tool or a network. Before it is written, it is searched for parts of the solutions.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def contents(start_labs: Sequence[str], url: str, with_grader: bool) -> tuple[di
     root = starts.root()
     solutions = [path.read_text(encoding="utf-8") for path in sorted((root / "solutions").glob("*.py"))]
     if not solutions:
-        raise CannotMakeKit("this raftlab is a kit itself: make kits with one that has the solutions")
+        raise CannotMakeKit("this raftlab is a kit itself: make kits with a raftlab that has the solutions")
     packages = [raftlab, raftgrade] if with_grader else [raftlab]
     files = {
         f"{package.__name__}/{name}": data

@@ -431,7 +431,7 @@ def _soak(soak: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="perform N runs in parallel (default: one per processor in sim, and four on the real network)",
+        help="perform N runs in parallel (default: one per processor in sim, and four per processor on the real network)",
     )
     soak.add_argument(
         "--fuzz", action=argparse.BooleanOptionalAction, default=True, help="run random scenarios in sim too (default)"

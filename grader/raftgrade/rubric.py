@@ -170,7 +170,7 @@ def parse(text: str, shown: str, tests: Mapping[str, Iterable[str]] | None = Non
 
     Args:
         text: TOML.
-        shown: what messages call the rubric.
+        shown: the name of the rubric in messages.
         tests: maps every lab to the names of its tests. Without it, names of labs and tests are not checked.
 
     Raises:

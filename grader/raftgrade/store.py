@@ -358,7 +358,7 @@ def _just_made(folder: Path) -> bool:
 
 
 def _check_ours(folder: Path) -> None:
-    """Raise :class:`BadFolder` if ``folder`` holds anything but a report, or the first files of one."""
+    """Raise :class:`BadFolder` unless ``folder`` holds a report, or only the first files of one."""
     if (folder / MAIN).exists():
         raise BadFolder(f"{printable(str(folder))} has a {MAIN} in it, so it is a submission and not a report of ours")
     if not _just_made(folder):

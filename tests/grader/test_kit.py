@@ -294,5 +294,5 @@ def test_a_kit_with_the_grader_grades(with_more: Environment) -> None:
     refused = environment.call("raftgrade", "kit", "again")
     assert (refused.returncode, refused.stderr) == (
         2,
-        "raftgrade: this raftlab is a kit itself: make kits with one that has the solutions\n",
+        "raftgrade: this raftlab is a kit itself: make kits with a raftlab that has the solutions\n",
     )

@@ -241,7 +241,7 @@ def test_a_failure_with_the_causes_of_others_is_shown_before_another_delay(first
 
 @pytest.mark.parametrize("always", [True, False])
 def test_a_failure_without_a_race_is_shown_before_a_race(always: bool) -> None:
-    """If a test with one server always breaks the same rule, the order of threads does not matter."""
+    """A test with one server that breaks the same rule in every run does not fail because of the order of threads."""
     out = io.StringIO()
     others = [TestInfo("2A", f"test{number}", f"Test {number}", 4, ("sim",)) for number in range(3)]
     board = ProgressBoard(out, "2A", runs(FIRST, SECOND, *others, seeds=2))

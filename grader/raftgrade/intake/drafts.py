@@ -12,7 +12,8 @@ from raftlab.safe_text import printable
 
 MAIN = "raft.py"
 SERVICE = "kv.py"  # in lab 3
-ENTRIES = (MAIN,)  # a folder with one of these files is a submission; the first file is required
+# A folder with any of these files is a submission. It is refused if the first of them is missing.
+ENTRIES = (MAIN,)
 SERVICE_ENTRIES = (SERVICE, MAIN)  # the same if every kv.py runs on one given Raft
 TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

@@ -115,7 +115,7 @@ def student(report: Report, submission: SubmissionResult, pictures: Pictures) ->
 
 
 def plan(report: Report) -> list[str]:
-    """What is run for each submission, in words: the labs, the runs of each test, and the Raft below lab 3."""
+    """What is run for each submission, in words: the labs, the runs of each test, and the Raft on which lab 3 runs."""
     settings = report.settings
     runs = [
         f"{count(settings.runs[name], 'run')} in {name}"

@@ -14,7 +14,8 @@ class NoMark(Exception):
 
 
 def only_one(report: Report, what: str) -> SubmissionResult:
-    """The only submission of ``report``, if its mark is final. Raises :class:`NoMark`. ``what`` is the file that is made."""
+    """The only submission of ``report``, if its mark is final. Raises :class:`NoMark`. ``what`` is the output's name in
+    the message."""
     if len(report.submissions) != 1:
         raise NoMark(
             f"{what} is about one submission, and this report has {len(report.submissions)}: choose one with "

@@ -50,7 +50,7 @@ MAX_APPLIES = 200_000
 MAX_TASKS = 20_000
 # Maximum number of switch points between two checks for a busy loop.
 _MAX_GAP = 100_000
-# Maximum number of values that are added to Kernel._ticks at once. A short run would not use more.
+# Maximum number of values that are added to Kernel._ticks at once. On a short run, more would be wasted.
 _MOST_TICKS = 5_000
 
 
@@ -117,11 +117,11 @@ class Kernel:
 
     def __init__(self, seed: int, schedule: str = "none") -> None:
         self.now = 0.0
-        # The current task when no student code is running. It stands for the framework. The
-        # framework may take a free lock (the library copies do so while they are imported), but it never waits.
+        # The current task when no student code is running. It stands for the framework. The framework may take a
+        # free lock, as library modules do while it imports its copies of them (raftlab.host.stdlib). But it never waits.
         self.framework = Task(getcurrent(), Incarnation(-1, 0.0), MAIN_IDENT, "the lab", 0.0)
         self.current = self.framework
-        # Locks in the library copies, such as the lock that executors take to submit work. All servers share these
+        # Locks in these copies, such as the lock that executors take to submit work. All servers share these
         # locks. A thread that holds one is not suspended: if its server crashed meanwhile, no server could ever take
         # the lock again.
         self.shared_locks: list[Any] = []
@@ -346,7 +346,7 @@ class Kernel:
 
     def _add_ticks(self) -> None:
         """Add the next values of :attr:`tick`. The call of ``tick`` that has just returned True counts as the first
-        value of its gap, so one False fewer is added."""
+        value of the new gap, so one False fewer is added."""
         if not self._gap_left:
             self._gap = min(_MAX_GAP, 1 + int(self._rng.expovariate(self._rate))) if self._rate else _MAX_GAP
             self._gap_left = self._gap

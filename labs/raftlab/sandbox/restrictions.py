@@ -198,7 +198,7 @@ def enter_child(limits: Limits, world: str) -> None:
 
 def enter_prepared_host(limits: Limits) -> None:
     """Call this in the prepared host before it imports a submission. From then on, the host may do only what its
-    children may do, and what it needs to fork the children: the host makes their namespaces. The children restrict
+    children may do, and what it needs to fork them and to make their namespaces. The children restrict
     themselves further with :func:`enter_child`.
 
     Args:
@@ -319,7 +319,7 @@ def _program(column: int, machine: int, own_pid: int, read_only: bool, extra: Se
         ],
         "prlimit64": [_argument(0), *own_process_only],
         "sched_getaffinity": [_argument(0), *own_process_only],
-        # MSG_FASTOPEN is refused, because it could connect the socket to the judge to another address.
+        # MSG_FASTOPEN is refused, because it could connect the host's socket, which leads to the judge, to another address.
         **{name: [_argument(flags), _op(_JUMP_SET, _MSG_FASTOPEN, 0, 1)] for name, flags in _SENDING.items()},
         "mmap": [_argument(_MMAP_FLAGS), _op(_JUMP_SET, _MAP_SHARED, 0, 1)],
         "ioctl": [_argument(1), *_one_of(_IOCTL)],

@@ -44,7 +44,8 @@ class _Source:
     because threads may be started, and methods called, from anywhere."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
-    locks: dict[str, str] = field(default_factory=dict)  # by field of a lock or condition: the field of that lock
+    # By field of a lock or condition: the field of the lock that is taken. For a condition, this may be another field.
+    locks: dict[str, str] = field(default_factory=dict)
     conditions: set[str] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)  # functions that are started as threads
     called_in_loops: set[str] = field(default_factory=set)
@@ -315,7 +316,7 @@ def _stale_decisions(source: _Source, method: _Method) -> Iterator[StaticFinding
 
 
 def _decided(source: _Source, hold: ast.stmt) -> dict[str, set[str]]:
-    """The variables that ``hold`` assigns from conditions on fields, each with these fields."""
+    """The variables to which ``hold`` assigns a condition, each with the fields that its condition reads."""
     decided: dict[str, set[str]] = {}
     for node in ast.walk(hold):
         if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Call)):
@@ -378,7 +379,7 @@ def _stale(
     line: int = getattr(hold, "lineno", 0)
     text = (
         f"{method.node.name} decides {what} from {shown} while it holds the lock at {method.file}:{first.lineno}, then "
-        f"releases it, and acts under the hold at {method.file}:{line} without looking again: another thread may have "
+        f"releases it, takes it again at {method.file}:{line}, and acts without looking again: another thread may have "
         f"changed {'it' if len(fields) == 1 else 'them'} in between"
     )
     return StaticFinding("stale-decision", f"{method.file} {method.node.name} {what}", text)
@@ -404,8 +405,8 @@ def _late_messages(source: _Source, method: _Method) -> Iterator[StaticFinding]:
                     shown = _shown(sorted(fields))
                     text = (
                         f"the thread that runs {method.node.name} makes its {message} at {method.file}:{node.lineno} from "
-                        f"{shown} as they are by then, and does not check whether it still should: make the message where "
-                        f"the decision to send it is made, under the same hold of the lock"
+                        f"{shown}, which may have changed by then, and does not check whether it still should: make the "
+                        f"message where the decision to send it is made, under the same hold of the lock"
                     )
                     yield StaticFinding("late-message", f"{method.file} {method.node.name} {message}", text)
 
@@ -460,9 +461,9 @@ def _events_cleared_late(method: _Method) -> Iterator[StaticFinding]:
                         isinstance(inner, (ast.With, ast.Attribute)) for each in between for inner in ast.walk(each)
                     ):
                         text = (
-                            f"{method.node.name} waits for `{event}` at {method.file}:{line}, looks for work, and clears it "
-                            f"at {method.file}:{call.lineno}: if it is set between the two, that is forgotten; clear it "
-                            f"first, then look"
+                            f"{method.node.name} waits for `{event}` at {method.file}:{line}, looks for work, and clears "
+                            f"the event at {method.file}:{call.lineno}: if the event is set in between, that signal is "
+                            f"lost; clear it first, then look"
                         )
                         yield StaticFinding("lost-wakeup", f"{method.file} {method.node.name} {event}", text)
 

@@ -287,6 +287,20 @@ EARLY: Kinds = {
     ],
 }
 
+HOST = """
+import raftlab.messages.protocol as p
+server = self.persister._server
+emit = server.emit
+own_import = __import__("sys").modules["builtins"].__import__
+"""
+ODD_TEXT = """
+class OddText(Exception):
+    def __str__(self): raise SystemExit(0)
+    __repr__ = __str__
+"""
+NO_FAILED_DISK = "said that its disk failed, but it did not fail"
+HANDLER = "uncaught exception in the request_vote handler: "
+
 # These submissions fail in a test.
 LATE: Kinds = {
     "ending processes": [
@@ -337,6 +351,72 @@ LATE: Kinds = {
         ),
         Entry("huge-message", FAILED, ("does not fit in 64 bits",), vote=HUGE),
         Entry("html-in-its-words", FAILED, ("<script>alert(1)</script> \x1b[2J",), vote=f"raise ValueError({HTML!r})"),
+    ],
+    "crashes that look like the judge's or the disk's": [
+        Entry(
+            "raises-a-failure-of-the-disk",
+            FAILED,
+            (NO_FAILED_DISK,),
+            vote="import raftlab.host.server as h; raise h.DiskFailed(5)",
+        ),
+        Entry("reports-a-failure-of-the-disk", FAILED, (NO_FAILED_DISK,), vote=f"{HOST}emit(p.Down(self.me))"),
+        Entry(
+            "says-that-the-judge-is-late",
+            FAILED,
+            ("late",),
+            vote=f"{HOST}emit(p.Fault(self.me, 'machine-busy', 'late'))",
+        ),
+        Entry(
+            "closes-its-connections",
+            FAILED,
+            ("ended by itself with exit code",),
+            vote=f"{HOST}own_import('posix').closerange(3, 256)",
+        ),
+        Entry(
+            "saves-for-others",
+            FAILED,
+            ("a message that claims to come from",),
+            vote=f"{HOST}for each in range(3): emit(p.Save(each, b'', None))",  # refused on the real network only
+        ),
+    ],
+    "odd exceptions": [
+        Entry(
+            "exception-that-is-its-own-cause",
+            FAILED,
+            (f"{HANDLER}ValueError: circle",),
+            vote="exc = ValueError('circle'); raise exc from exc",
+        ),
+        Entry(
+            "exception-whose-text-ends-the-process",
+            FAILED,
+            ("<exception str() failed>",),
+            module=ODD_TEXT,
+            vote="raise OddText",
+        ),
+        Entry(
+            "exception-of-greenlet",
+            FAILED,
+            (f"{HANDLER}greenlet.GreenletExit",),
+            vote=f"{HOST}raise own_import('greenlet').GreenletExit",
+        ),
+        Entry(
+            "exceptions-in-deep-groups",
+            FAILED,
+            (f"{HANDLER}ExceptionGroup: ggg",),
+            vote="exc = KeyError()\nfor _ in range(800): exc = ExceptionGroup('g' * 1000, [exc])\nraise exc",
+        ),
+        Entry(
+            "exception-in-another-file",
+            FAILED,
+            (f"{HANDLER}ValueError: elsewhere",),
+            vote="exec(compile('raise ValueError(\"elsewhere\")', '/etc/passwd', 'exec'))",
+        ),
+        Entry(
+            "exception-written-backwards",
+            FAILED,
+            (f"{HANDLER}ValueError: \u202egnp.evil",),
+            vote="log('\\u202evote', '\\x1b]8;;http://evil\\x07'); raise ValueError('\\u202egnp.evil\\u202c \\x9b2J')",
+        ),
     ],
 }
 

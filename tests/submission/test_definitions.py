@@ -131,6 +131,13 @@ DOES_MORE = {
     ),
     "another built-in": "def len(x): mark()\nx = len('a')",
     "another built-in, perhaps": "if 1 > 2:\n    def len(x): mark()\nx = len('a')",
+    "a name that is perhaps a constant": "if 1 > 2:\n    eval = 5\nx = max(['1'], key=eval)",
+    "a name whose import fails": "try:\n    from os import no as eval\nexcept ImportError: ...\nx = max(['1'], key=eval)",
+    "a function that is perhaps a constant": "class A:\n    if 1 > 2:\n        mark = 5\n    x = max([1], key=mark)",
+    "a class that is perhaps a decorator": (
+        "from dataclasses import dataclass\nclass A:\n    if 1 > 2:\n        mark = dataclass\n    @mark\n    class B: ..."
+    ),
+    "a module instead of a constant": "import package.part\nx = package.part.mark()",
     "a comprehension in a class": (
         "import math\ndef f(x): mark()\nclass A:\n    f = math.sqrt\n    y = [f(1) for i in (1, 2)]"
     ),
@@ -142,12 +149,17 @@ DOES_MORE = {
     "one's own name": "from other import mark as f\nf()",
     "two meanings in two modules": "import collections\nfrom fine import A\nA = collections.defaultdict(mark)",
 }
-OTHER = {"other": "x = print('x')\ndef mark(): ...", "fine": "class A: ...\ndef f(x: 'A[int]'): ..."}
+OTHER = {
+    "other": "x = print('x')\ndef mark(): ...",
+    "fine": "class A: ...\ndef f(x: 'A[int]'): ...",
+    "package": "part = 'a constant until the module is imported'",
+    "package.part": "def mark(): ...",
+}
 
 
 def check(source: str) -> None:
     sources = {"raft": source, **OTHER}
-    DefinitionChecker(sources, (), lambda name: ast.parse(sources[name])).check_all(["raft"])
+    DefinitionChecker(sources, ("package",), lambda name: ast.parse(sources[name])).check_all(["raft"])
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -58,6 +58,29 @@ CASES = {
             _thread.start_new_thread(lambda: {}['x'], ())
         """,
     ),
+    "exception-that-is-its-own-cause": Case(
+        "exception",
+        "S0: uncaught exception in thread 'ticker': ValueError: no",
+        "raise ValueError",
+        init="""
+            def tick():
+                try:
+                    raise ValueError("no")
+                except ValueError as exc:
+                    raise exc from exc
+            threading.Thread(target=tick, name="ticker").start()
+        """,
+    ),
+    "disk-that-has-not-failed": Case(
+        "host-died",
+        "S0 said that its disk failed, but it did not fail",
+        init="""
+            def tick():
+                from raftlab.host.server import DiskFailed
+                raise DiskFailed(5, "the disk failed")
+            threading.Thread(target=tick).start()
+        """,
+    ),
     "exception-in-a-handler": Case(
         "exception",
         "S1: uncaught exception in the append_entries handler: RuntimeError: no",

@@ -310,7 +310,7 @@ class Cluster:
     def fail_saves(self, server: int, count: int = 1) -> None:
         """Let the next ``count`` saves or appends of a server raise ``OSError``."""
         self.note(f"the next save of S{server} fails" if count == 1 else f"the next {count} saves of S{server} fail")
-        self._world.send_event(protocol.FailSaves(server, count))
+        self.event_loop.fail_saves(server, count)
 
     def _sim_only(self, what: str) -> None:
         if not self._world.virtual:

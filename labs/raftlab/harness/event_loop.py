@@ -149,6 +149,7 @@ class ServerState:
         up: whether it is running, possibly paused.
         ready: whether ``Raft()`` has returned in this incarnation.
         paused: whether its threads are stopped (sim).
+        disk_fails: whether the judge has let a save of this incarnation fail.
         scripted_server: answers requests for this server, if the test plays it; else ``None``.
         snapshot: the snapshot that ``persister.save`` stored last.
         saves: the number of saves and appends in all incarnations.
@@ -163,6 +164,7 @@ class ServerState:
         self.up = False
         self.ready = False
         self.paused = False
+        self.disk_fails = False
         self.scripted_server: Answerer | None = None
         self._state = SavedState()
         self.snapshot = b""
@@ -713,6 +715,11 @@ class EventLoop:
                         callback()
                         self._results.pop(effect.call, None)
             case protocol.Down():
+                if not server_state.disk_fails:
+                    # A server may not crash when it likes: tests forgive a crashed server much.
+                    raise LabFailure(
+                        Failure("host-died", f"{name_of(server)} said that its disk failed, but it did not fail")
+                    )
                 self.crash(server, when)
             case protocol.LogLine():
                 text = self._quotas.line(effect)
@@ -745,6 +752,7 @@ class EventLoop:
         server_state = self.states[server]
         server_state.incarnation += 1
         server_state.up, server_state.ready, server_state.paused, server_state.crash_trigger = True, False, False, None
+        server_state.disk_fails = False
         self.trace.add(BootEvent(self.now, "boot", server, server_state.incarnation))
         if server_state.scripted_server is not None:
             return
@@ -777,6 +785,12 @@ class EventLoop:
         calls ``snapshot(index, data)`` in the thread of that ``put``."""
         if self.states[server].up:
             self.world.send_event(protocol.Taken(server, index, data))
+
+    def fail_saves(self, server: int, count: int) -> None:
+        """Let the next ``count`` saves or appends of a server raise ``OSError``."""
+        if count > 0:
+            self.states[server].disk_fails = True
+        self.world.send_event(protocol.FailSaves(server, count))
 
     def crash(self, server: int, when: float | None = None) -> None:
         """End the current incarnation of ``server`` and discard its later effects.

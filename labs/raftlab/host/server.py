@@ -68,10 +68,14 @@ class DiskFailed(OSError):
 
 def _caused_by_disk(exc: BaseException) -> bool:
     """Whether ``exc`` comes from a failed save or append, directly or as its cause or context."""
+    seen: set[int] = set()  # causes can be a circle: ``raise exc from exc``
     cause: BaseException | None = exc
-    while cause is not None and not isinstance(cause, DiskFailed):
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, DiskFailed):
+            return True
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
-    return cause is not None
+    return False
 
 
 class Persister:

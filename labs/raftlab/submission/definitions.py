@@ -212,12 +212,14 @@ class _Scope:
         outer: The names of the module, for a class body.
         path: The full name of the class; empty for a module.
         is_enum: Whether the class is an ``Enum``.
+        may_be_skipped: Whether the statements that are being checked may not be executed, or not all of them.
     """
 
     names: Names = field(default_factory=dict)
     outer: Names | None = None
     path: str = ""
     is_enum: bool = False
+    may_be_skipped: bool = False
 
     @property
     def in_class(self) -> bool:
@@ -242,6 +244,11 @@ class _Module:
     def _statements(self, body: Iterable[ast.stmt], scope: _Scope) -> None:
         for statement in body:
             self._statement(statement, scope)
+
+    def _statements_that_may_be_skipped(self, body: Iterable[ast.stmt], scope: _Scope) -> None:
+        before, scope.may_be_skipped = scope.may_be_skipped, True
+        self._statements(body, scope)
+        scope.may_be_skipped = before
 
     def _statement(self, node: ast.stmt, scope: _Scope) -> None:
         match node:
@@ -277,7 +284,7 @@ class _Module:
                         self._refuse(handler, "except")
                     self._value(handler.type, scope)
                 for body in (node.body, *(handler.body for handler in node.handlers), node.orelse):
-                    self._statements(body, scope)
+                    self._statements_that_may_be_skipped(body, scope)
             case _:
                 self._refuse(node)
 
@@ -291,6 +298,12 @@ class _Module:
             self._refuse(node, name)
         if scope.is_enum and name.startswith("_"):
             self._refuse(node, f"{name} in an Enum")
+        if not scope.in_class and self._checker.is_own(f"{self._name}.{name}") and value.kind is not Kind.OWN_MODULE:
+            self._refuse(node, f"{name} is also a module")  # importing that module binds the name anew
+        if scope.may_be_skipped and name not in scope.names:
+            otherwise = self._lookup_outside(name, scope)  # what the name means if this statement is skipped
+            if otherwise not in (None, value):
+                self._refuse(node, f"{name} may have another meaning")
         if scope.names.get(name, value) != value:
             self._refuse(node, f"{name} is defined twice")
         scope.names[name] = value
@@ -343,8 +356,8 @@ class _Module:
                 never = self._name != "__main__"
         if not never:
             self._plain(node.test, scope)
-            self._statements(node.body, scope)
-        self._statements(node.orelse, scope)
+            self._statements_that_may_be_skipped(node.body, scope)
+        self._statements_that_may_be_skipped(node.orelse, scope)
 
     # --- imports ---
 
@@ -500,12 +513,17 @@ class _Module:
         return value.path if value.kind is Kind.LIBRARY else ""
 
     def _lookup(self, name: str, scope: _Scope) -> Value:
-        for names in (scope.names, scope.outer or {}):
-            if name in names:
-                return names[name]
+        if name in scope.names:
+            return scope.names[name]
+        return self._lookup_outside(name, scope) or _OPAQUE
+
+    def _lookup_outside(self, name: str, scope: _Scope) -> Value | None:
+        """What a name means that the scope itself does not bind; ``None`` if it is unknown."""
+        if scope.outer is not None and name in scope.outer:
+            return scope.outer[name]
         if name in ("__name__", "__file__", "__doc__", "__package__"):
             return _PLAIN
-        return Value(Kind.LIBRARY, f"builtins.{name}") if hasattr(builtins, name) else _OPAQUE
+        return Value(Kind.LIBRARY, f"builtins.{name}") if hasattr(builtins, name) else None
 
     def _value(self, node: ast.expr, scope: _Scope, constants: bool = True) -> Value:
         """What is known about the value of an expression that the import evaluates.

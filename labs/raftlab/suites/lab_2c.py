@@ -312,7 +312,9 @@ def test_restart_waits_for_a_leader(cluster: StartCluster) -> None:
     """A server that restarts gives the leader a whole election timeout before it starts an election."""
     c = cluster(3, scripted=(1, 2))
     for term in (1000, 2000, 3000):
-        append(c, 1, term)
+        reply = append(c, 1, term)
+        text = "expected S0 to accept the heartbeat of a new leader, but it refused"
+        c.expect(reply["success"], text, rules.CONSISTENCY, [0])
         c.restart(0)
         c.sleep(0.1)  # as long as the leader's next heartbeat may take
         now, _ = c.get_state(0)

@@ -107,7 +107,7 @@ def prepare_streams() -> None:
             try:
                 os.fstat(number)
             except OSError:
-                # Open the null device with this number, so that no file that is opened later gets it.
+                # Open the null device with this number, so that no file that is opened later gets the number.
                 null = os.open(os.devnull, os.O_RDWR)
                 if null != number:
                     os.dup2(null, number)

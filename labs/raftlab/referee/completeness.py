@@ -5,8 +5,8 @@ in a leader's messages; and votes for candidates whose log ends before a committ
 server has restarted since it stored that entry, and nothing has shown since then that it still has the entry, the
 failure mentions the restart.
 
-It must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of the
-commit or an earlier term, because the voter may have voted before it stored the entry.
+The rule must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of
+the commit or an earlier term, because the voter may have voted before it stored the entry.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Figure 3).
 The referee checks this for the entries that leaders send (see append_only.py): in every log, the entry at (index, term)
 has the same command, and the entry before it has the same term.
 
-It must accept: any way to split a log into messages; no-op entries.
+The rule must accept: any way to split a log into messages; no-op entries.
 """
 
 from __future__ import annotations

@@ -769,7 +769,7 @@ def test_calls_without_answers(cluster: StartCluster) -> None:
     c.wait_for(2 * ELECTION_LIMIT, lambda: len({rpc.args["term"] for rpc, _ in first.messages}) >= 2)
     text = "expected S0 to start an election, but it did not"
     c.expect(bool(first.messages), text, rules.LIVENESS, [0], c.first_hint(), lambda: c.campaigns_seen(0, since))
-    # These calls stay open until the test ends. Some calls to a server that cannot be reached take as long.
+    # These calls stay open until the test ends, as a call to a server that cannot be reached may stay open for seconds.
     first.stop()
     since = c.now
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])

@@ -53,7 +53,7 @@ def run(
         try:
             return command()
         finally:
-            sys.stdout.flush()  # here, because if this fails when Python exits, Python prints an error of its own
+            sys.stdout.flush()  # now: if the flush failed when Python exits, Python would print an error of its own
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit:

@@ -19,7 +19,7 @@ from raftlab.referee.base import Invariant, broken
 
 
 class StateMachineSafety(Invariant):
-    """The rule, and the record of applied entries that the harness uses.
+    """State Machine Safety, and the record of applied entries that the harness uses.
 
     Attributes:
         values: ``values[index]`` is the (kind, command or members) that every server must apply at ``index``.

@@ -30,7 +30,7 @@ from raftlab.referee.configuration import Configuration, names
 
 
 class Commit(Invariant):
-    """The rule, and the record of commits that other rules use.
+    """Commit by majority, and the record of commits that other rules use.
 
     Attributes:
         match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` may know to be on

@@ -24,7 +24,7 @@ from raftlab.referee.configuration import Configuration, names, pre_votes_note
 
 
 class Configurations(Invariant):
-    """The rule. It uses the records of :class:`AppendOnly` and :class:`Commit`."""
+    """The rule about changes of the configuration. It uses the records of :class:`AppendOnly` and :class:`Commit`."""
 
     def __init__(self, servers: int, append_only: AppendOnly, commit: Commit) -> None:
         self._all_servers = frozenset(range(servers))

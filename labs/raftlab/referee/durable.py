@@ -20,7 +20,8 @@ from raftlab.referee.commit_bound import CommitBound
 
 
 class Durable(Invariant):
-    """The rule. It counts saves: a promise is durable if the count has grown since the request for it first arrived."""
+    """The rule that a server saves what it promises. The rule counts saves: a promise is durable if the count has grown
+    since the request for it first arrived."""
 
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound

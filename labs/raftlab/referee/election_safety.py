@@ -15,7 +15,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class ElectionSafety(Invariant):
-    """The rule."""
+    """The rule that at most one server leads in a term."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

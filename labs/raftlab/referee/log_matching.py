@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):
-    """The rule. It uses the logs that :class:`AppendOnly` has recorded."""
+    """Log Matching. The rule uses the logs that :class:`AppendOnly` has recorded."""
 
     def __init__(self, append_only: AppendOnly) -> None:
         self._append_only = append_only

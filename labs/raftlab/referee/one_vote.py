@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class OneVote(Invariant):
-    """The rule."""
+    """The rule that a server votes for at most one candidate in a term."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

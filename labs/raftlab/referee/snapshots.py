@@ -20,7 +20,7 @@ CHUNK_BYTES = 4096
 
 
 class Snapshots(Invariant):
-    """The rule.
+    """The rule about the snapshots that leaders send.
 
     Args:
         applies: The record of the snapshots that services have taken.

@@ -16,7 +16,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class Terms(Invariant):
-    """The rule."""
+    """The rule that a server's term never goes back."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

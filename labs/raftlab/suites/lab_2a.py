@@ -869,7 +869,7 @@ def test_late_refusals(cluster: StartCluster) -> None:
 
 # Each time that S0 is elected in the next test, it leads for this many seconds: longer than most election timeouts.
 _REIGN = 1.2
-# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular heartbeat, since regular
+# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular heartbeat, because regular
 # heartbeats are 0.1 s apart.
 _AT_ONCE = 0.08
 

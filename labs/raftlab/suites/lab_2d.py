@@ -142,7 +142,7 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
         for server in range(3):
             c.crash(server)
         c.start_all()
-        # The referee checks that this command's index comes after that of the command before.
+        # The referee checks that this command's index comes after the index of the previous command.
         c.agree(f"after the crash, with {count}", 3, within=20.0)
     _expect_short_logs(c)
     for server in range(3):
@@ -508,8 +508,8 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
                 c.restart(0)
             else:
                 leader.ask("install_snapshot", **leader.chunk(old if step in "abc" else new, "abcABC".index(step) % 3))
-        # That may or may not have been enough for a snapshot. All chunks in order must be enough, even if the leader has to
-        # send them more than once because S0 did not expect the transfer to start over.
+        # These chunks may or may not have been enough for a snapshot. All chunks in order must be enough, even if the leader
+        # has to send them more than once because S0 did not expect the transfer to start over.
         wanted = new if newer else old
         for _ in range(4):
             leader.install(wanted)
@@ -878,7 +878,7 @@ def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
     c.wait_for(5.0, lambda: c.committed(index)[0] == 1)
     _expect_saved(c, 0)
     newer = term + 10
-    # S1 has nothing. It refuses every entry until S0 sends the snapshot with which S0's log begins.
+    # S1 has an empty log. It refuses every entry until S0 sends the snapshot with which S0's log begins.
     behind.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": False}
     behind.answer["install_snapshot"] = lambda rpc: {"term": newer}
     sent = c.wait_for(CATCH_UP_LIMIT, lambda: any(rpc.method == "install_snapshot" for rpc in behind.received))

@@ -510,7 +510,7 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
         c.sleep(0.7)
         c.agree(f"while S{gone} is back, {number}", 3, among=left)
     c.sleep(1.0)
-    # Every change of leader starts a new term. One or two are allowed when the server returns, but none after that.
+    # Every change of leader starts a new term. When the server returns, one or two new terms are allowed, but none later.
     leader = leader_of(c, left)
     since = c.now
     before, _ = c.get_state(leader)

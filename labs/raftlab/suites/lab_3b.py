@@ -1527,7 +1527,8 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
     if not c.raft_has("change_membership"):
         return
     MembershipCall(c, leader, without(range(3), removed)).answer()
-    # These reads take longer than the lease that this server got as a member, so it must ask for another.
+    # These reads go on for longer than the lease that this server got as a member lasts. So the server must ask for another
+    # lease.
     for _ in range(round(2 * LONGEST_LEASE / 0.01)):
         client.send(removed, read_of("lease"))
         c.sleep(0.01)

@@ -240,7 +240,8 @@ def spoil(command: Any, serial: int) -> list[Any]:
 
     Args:
         command: an entry that the service made. If it is neither a dict nor a list, there are no variants.
-        serial: the serial in it. Each variant has a higher serial, so that it is not taken for a copy of the request.
+        serial: the serial in ``command``. Each variant has a higher serial, so that no variant is taken for a copy of the
+            request.
     """
     if isinstance(command, list):
         return [[spoiled, *command[1:]] for first in command[:1] for spoiled in spoil(first, serial)]

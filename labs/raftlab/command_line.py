@@ -53,7 +53,7 @@ def run(
         try:
             return command()
         finally:
-            sys.stdout.flush()  # here, because if this fails when Python exits, Python prints an error of its own
+            sys.stdout.flush()  # now: if the flush failed when Python exits, Python would print an error of its own
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit:
@@ -107,7 +107,7 @@ def prepare_streams() -> None:
             try:
                 os.fstat(number)
             except OSError:
-                # Open the null device with this number, so that no file that is opened later gets it.
+                # Open the null device with this number, so that no file that is opened later gets the number.
                 null = os.open(os.devnull, os.O_RDWR)
                 if null != number:
                     os.dup2(null, number)

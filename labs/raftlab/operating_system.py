@@ -127,8 +127,8 @@ def die_with_parent() -> bool:
 
 
 class Lifeline:
-    """A pipe that closes when this process ends. Its children notice that, and end too. It is used on systems on which
-    :func:`die_with_parent` does not work.
+    """A pipe that closes when this process ends. The children of this process notice that, and end too. The pipe is used on
+    systems on which :func:`die_with_parent` does not work.
 
     Attributes:
         fd: the descriptor that a child keeps. The child must close all others, in particular the other end of the pipe.

@@ -11,8 +11,8 @@ class Rule(msgspec.Struct, frozen=True):
     """A rule of Raft.
 
     Attributes:
-        name: a few words, such as ``"Election Safety"``. Two objects have the same name if together they make up one
-            rule of Raft.
+        name: a few words, such as ``"Election Safety"``. Two objects with the same name are parts of one rule of
+            Raft.
         says: the rule in one clause, without a capital or a full stop.
         section: the section of the paper, such as ``"Figure 2, State; §5.1"``.
         handout: the file and anchor of the handout to read.

@@ -261,8 +261,8 @@ def _behind_its_term(asked: list[Call]) -> Observation | None:
     for call in reversed(asked):
         mine = [each for each in asked if each.src == call.src and each.time < call.time]
         before = [each for each in mine if each.term == call.term]
-        # Just after an answer arrives, another thread may still send a request that it made before. But a candidate that
-        # asks one server after the other makes each request after it has the answer to the previous one.
+        # Just after an answer arrives, another thread may still send a request that was made earlier. But a candidate that
+        # asks the servers one after another makes each request only once it has the answer to the previous request.
         in_turn = len(before) > 1 and all(each.replied_at < call.time for each in before)
         since = call.time - (0 if in_turn else _PREEMPTED_S)
         told = [each for each in mine if each.replied_at < since and _number(each.reply, "term") > call.term]

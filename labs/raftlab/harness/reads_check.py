@@ -175,7 +175,7 @@ class _Values:
     def __init__(self, c: Cluster, found: list[Answer]) -> None:
         self._c = c
         self._found = found
-        # How often each write reached a server. It can be more than once if the write was sent again, duplicated by the
+        # How often each write reached a server. A write can arrive more than once if it was sent again, duplicated by the
         # network, or forwarded by a service.
         self._arrivals = arrivals = Counter[tuple[int, int]]()
         for event in c.event_loop.trace.events:

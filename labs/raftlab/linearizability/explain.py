@@ -105,8 +105,8 @@ class _Reasons:
         return ""
 
     def _cannot_overlap(self, value: str, appends: Sequence[str], starts: set[object]) -> bool:
-        """Whether this value can only appear in a longer value where it was written, not across the border of two other
-        values or inside another one. If in doubt, this returns False."""
+        """Whether this value can only appear in a longer value where it was written: not across the border between two other
+        values, and not inside another value. If in doubt, this returns False."""
         others = [*appends, *(start for start in starts if isinstance(start, str) and start)]
         ends = any(other.endswith(value[:size]) for other in others for size in range(1, len(value)))
         begins = any(other.startswith(value[size:]) for other in others for size in range(1, len(value)))

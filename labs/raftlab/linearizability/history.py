@@ -73,8 +73,8 @@ class Result:
             before `unplaced` did, and the open operations that are needed to explain their
             results.
         unplaced: The operations that have no place in any such order. Normally this is one operation, whose return makes the
-            history impossible. If the time ran out before that operation was found, several are listed, and it is one of
-            them.
+            history impossible. If the time ran out before that operation was found, several operations are listed, and that
+            operation is one of them.
         sentence: One sentence that says which operation has no place, and why.
     """
 

@@ -27,7 +27,7 @@ class LookAhead:
 
         Returns:
             IMPOSSIBLE if the other operations certainly cannot be placed after this state. Otherwise the state, or a value
-            that stands for all states that are equivalent to it for the other operations.
+            that stands for it and for all states that the other operations cannot tell from it.
         """
         return state
 
@@ -41,7 +41,7 @@ class LookAhead:
 
         Args:
             state: The state after that operation, as `future` returned it.
-            taken: The operations that have then happened.
+            taken: The operations that have happened by then, including that operation.
         """
         return True
 

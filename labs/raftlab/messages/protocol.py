@@ -386,7 +386,7 @@ class HostPrepared(Frame):
 
 
 class RunTooLarge(Frame):
-    """The warm host sends this before it kills a run of the prepared host that exceeds a limit."""
+    """A run that the prepared host has forked exceeds a limit. The warm host sends this before it kills the run."""
 
     exceeded: Exceeded
 

@@ -113,7 +113,7 @@ export class Stage {
     brush.stroke();
   }
 
-  /** A bar across the link between two participants. It is near the first one, whose messages are blocked. */
+  /** A bar across the link between two participants. The bar is near the first participant, whose messages it blocks. */
   #barrier([x1, y1], [x2, y2], oneWay) {
     const { brush, colours } = this;
     const distance = Math.hypot(x2 - x1, y2 - y1) || 1;

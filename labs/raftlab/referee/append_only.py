@@ -3,8 +3,8 @@
 The referee knows a leader's log only from the AppendEntries of the leader's term: the entries, and the term at
 prev_log_index. All of these must be consistent with a single log.
 
-It must accept: messages that are sent late, out of order or more than once; messages with many, few or no entries;
-entries with more fields than in Figure 2 (only the term and the command, or the members, are compared).
+The rule must accept: messages that are sent late, out of order or more than once; messages with many, few or no
+entries; entries with more fields than in Figure 2 (only the term and the command, or the members, are compared).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ A snapshot that is applied must be one that a service took, complete and unchang
 
 The referee checks what servers put into ``apply_ch``.
 
-It must accept: a restarted server that applies everything again from index 1 (or from its snapshot); no-op entries,
-which have no command but take up an index; a snapshot that skips indexes.
+The rule must accept: a restarted server that applies everything again from index 1 (or from its snapshot); no-op
+entries, which have no command but take up an index; a snapshot that skips indexes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raftlab.referee.base import Invariant, broken
 
 
 class StateMachineSafety(Invariant):
-    """The rule, and the record of applied entries that the harness uses.
+    """State Machine Safety, and the record of applied entries that the harness uses.
 
     Attributes:
         values: ``values[index]`` is the (kind, command or members) that every server must apply at ``index``.

@@ -7,11 +7,11 @@ it once a majority, which includes the leader, has an entry of the leader's own 
 the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success.
 The configuration that counts is the latest one in that leader's log, as far as the leader's messages show it.
 
-It must accept: leaders that commit when a heartbeat is answered; leaders that commit many entries at once, also those of
-earlier terms together with a no-op entry of their own; followers that learn of the commit before the leader applies the
-entry; followers that agree only up to their commit index and take the rest of the message later; restarted servers that
-apply everything again. With configurations, it must also accept: entries counted under a configuration that was
-appended after them, even if that configuration has not been sent yet; leaders that do not know the newest
+The rule must accept: leaders that commit when a heartbeat is answered; leaders that commit many entries at once, also
+those of earlier terms together with a no-op entry of their own; followers that learn of the commit before the leader
+applies the entry; followers that agree only up to their commit index and take the rest of the message later; restarted
+servers that apply everything again. With configurations, it must also accept: entries counted under a configuration
+that was appended after them, even if that configuration has not been sent yet; leaders that do not know the newest
 configuration; a single member, which commits without sending anything.
 """
 
@@ -30,7 +30,7 @@ from raftlab.referee.configuration import Configuration, names
 
 
 class Commit(Invariant):
-    """The rule, and the record of commits that other rules use.
+    """Commit by majority, and the record of commits that other rules use.
 
     Attributes:
         match_index: ``match_index[term][server]`` is the last index that the leader of ``term`` may know to be on

@@ -15,7 +15,7 @@ from raftlab.referee.base import Invariant, Message
 
 
 class CommitBound(Invariant):
-    """The record.
+    """The record of the last index that each server may know to be committed.
 
     Attributes:
         bound: The highest index that each server may know to be committed. Restarts do not lower it, because a server

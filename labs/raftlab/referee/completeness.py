@@ -5,8 +5,8 @@ in a leader's messages; and votes for candidates whose log ends before a committ
 server has restarted since it stored that entry, and nothing has shown since then that it still has the entry, the
 failure mentions the restart.
 
-It must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of the
-commit or an earlier term, because the voter may have voted before it stored the entry.
+The rule must accept: leaders of older terms that do not know of the commit; candidates that lose; votes in the term of
+the commit or an earlier term, because the voter may have voted before it stored the entry.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Memory(Invariant):
         """The beginning of a failure's text. It says that a server had an entry and did not save the entry before a
         restart.
 
-        Empty if the server saved something after it had the entry, if it has not restarted since then, or if it has been
-        seen to have the entry again."""
+        The text is empty if the server saved something after it had the entry, if it has not restarted since then, or if
+        it has been seen to have the entry again."""
         did, when, restart, saved = self._story(server, index, term)
         if not did or saved >= when:
             return ""
@@ -94,9 +94,9 @@ class Memory(Invariant):
         return f"has restarted since, at {restart:.3f} (its last save before that was at {saved:.3f})" if did else ""
 
     def _story(self, server: int, index: int, term: int) -> tuple[str, float, float, float]:
-        """What ``server`` did with an entry, when it did that, when it restarted, and when it had last saved before the
-        restart. The first of these is empty if ``server`` has not restarted since it did that, or has been seen to have
-        the entry again."""
+        """What ``server`` did with an entry ("sent" or "acknowledged"), when that was, when the server restarted, and when
+        it had last saved before the restart. The first value is empty if the server has not restarted since then, or if
+        it has been seen to have the entry again."""
         did, when = self._before.get(server, {}).get((index, term), ("", 0.0))
         if self._seen.get(server, 0) >= index:
             did = ""
@@ -104,7 +104,7 @@ class Memory(Invariant):
 
 
 class Completeness(Invariant):
-    """The rule. It uses the records of :class:`AppendOnly` and :class:`Commit`.
+    """Leader Completeness. The rule uses the records of :class:`AppendOnly` and :class:`Commit`.
 
     Args:
         append_only: The record of leaders' logs.

@@ -71,7 +71,7 @@ def pre_votes_note(pre_votes: Collection[int], votes: Collection[int]) -> str:
 
 
 def content(entry: Message) -> Any:
-    """The content of an entry: its configuration if it is one, otherwise its command."""
+    """The content of an entry: the configuration if the entry is one, otherwise the command."""
     if entry.get("kind") != "configuration":
         return entry.get("command")
     return Configuration(_servers(entry.get("members")), _servers(entry.get("old_members")))

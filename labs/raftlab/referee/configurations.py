@@ -7,10 +7,11 @@ configuration before the change: from the messages of the leader that sends the 
 applied. If the referee does not know that configuration, it does not judge the change. commit.py decides whether an
 entry may be committed.
 
-It must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new leader
-whose first entry repeats the latest configuration in its log, even C_old,new, instead of a no-op (Apache Ratis does this);
-a C_old,new that a later entry with C_old undoes; a C_new that is appended at the moment when C_old,new becomes committed;
-voters and candidates that use a configuration that no other server knows yet; a leader that is the only member.
+The rule must accept: joint consensus for every change, even of one server; a configuration that changes nothing; a new
+leader whose first entry repeats the latest configuration in its log, even C_old,new, instead of a no-op (Apache Ratis
+does this); a C_old,new that a later entry with C_old undoes; a C_new that is appended at the moment when C_old,new
+becomes committed; voters and candidates that use a configuration that no other server knows yet; a leader that is the
+only member.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from raftlab.referee.configuration import Configuration, names, pre_votes_note
 
 
 class Configurations(Invariant):
-    """The rule. It uses the records of :class:`AppendOnly` and :class:`Commit`."""
+    """The rule about changes of the configuration. It uses the records of :class:`AppendOnly` and :class:`Commit`."""
 
     def __init__(self, servers: int, append_only: AppendOnly, commit: Commit) -> None:
         self._all_servers = frozenset(range(servers))

@@ -4,8 +4,8 @@ The format of the saved bytes is the student's choice, so the referee cannot rea
 could not have made a promise before some request arrived, it must save after that arrival and before it makes the
 promise. Such promises are a vote for a candidate, and a success for entries that the server did not have before.
 
-It must accept: one save for many promises; saves by a thread other than the one that answers; the same promise again
-without another save; entries that the server had before, as a leader or in a snapshot; a follower that answers
+The rule must accept: one save for many promises; saves by a thread other than the one that answers; the same promise
+again without another save; entries that the server had before, as a leader or in a snapshot; a follower that answers
 success to a message that begins before its commit index, but takes no entries from the message; a candidate that asks
 itself for its vote (``peers[me].call``), and may have saved that vote before it sent the request.
 """
@@ -20,7 +20,8 @@ from raftlab.referee.commit_bound import CommitBound
 
 
 class Durable(Invariant):
-    """The rule. It counts saves: a promise is durable if the count has grown since its request first arrived."""
+    """The rule that a server saves what it promises. The rule counts saves: a promise is durable if the count has grown
+    since the request for it first arrived."""
 
     def __init__(self, commit_bound: CommitBound) -> None:
         self._commit_bound = commit_bound

@@ -3,9 +3,9 @@
 For the referee, a server leads term T if it sends AppendEntries (or InstallSnapshot) of term T, or if its ``get_state``
 or ``start`` reports that it leads T.
 
-It must accept: a deposed leader that sends a message of its old term late (it did lead that term); leaders that never
-send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted server may
-have forgotten its terms, so the referee forgets which terms that server led.
+The rule must accept: a deposed leader that sends a message of its old term late (it did lead that term); leaders that
+never send an empty heartbeat; a leader that is cut off and still believes that it leads. Before lab 2C a restarted
+server may have forgotten its terms, so the referee forgets which terms that server led.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class ElectionSafety(Invariant):
-    """The rule."""
+    """The rule that at most one server leads in a term."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

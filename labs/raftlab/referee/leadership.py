@@ -9,11 +9,11 @@ The configuration may have changed (lab 2E), and a leader may use a configuratio
 majority of any configuration that was committed, sent or requested is enough; configurations.py is stricter. If a test
 plays servers, the test checks the votes itself.
 
-It must accept: a cluster of one, and a leader that is the only member (neither asks anybody for votes); votes whose
-replies are still in flight, lost or delivered twice; a voter that crashed after it answered; a deposed leader that
-sends a message of its old term late; a leader whose first message is late, so that ``get_state`` comes first. Before
-lab 2C, a restarted server may be elected in an old term again. Votes for it from before the crash still count then, so
-this rule may overlook missing votes.
+The rule must accept: a cluster of one, and a leader that is the only member (neither asks anybody for votes); votes
+whose replies are still in flight, lost or delivered twice; a voter that crashed after it answered; a deposed leader
+that sends a message of its old term late; a leader whose first message is late, so that ``get_state`` comes first.
+Before lab 2C, a restarted server may be elected in an old term again. Votes for it from before the crash still count
+then, so this rule may overlook missing votes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Figure 3).
 The referee checks this for the entries that leaders send (see append_only.py): in every log, the entry at (index, term)
 has the same command, and the entry before it has the same term.
 
-It must accept: any way to split a log into messages; no-op entries.
+The rule must accept: any way to split a log into messages; no-op entries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class LogMatching(Invariant):
-    """The rule. It uses the logs that :class:`AppendOnly` has recorded."""
+    """Log Matching. The rule uses the logs that :class:`AppendOnly` has recorded."""
 
     def __init__(self, append_only: AppendOnly) -> None:
         self._append_only = append_only

@@ -5,10 +5,10 @@ if it asks for votes in T or leads T. If S has asked for votes in T but has not 
 itself when S restarts. The reason: a candidate may send its requests before its own vote is durable, as long as it does
 not count that vote. If it crashes before the vote is durable, the candidacy ends.
 
-It must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply whose own
-``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer twice; a
-candidate that sends its requests, and crashes before its own vote is saved. Before lab 2C nothing has to survive a
-restart, so votes count per incarnation.
+The rule must accept: the same vote granted again to the same candidate (a repeated or duplicated request); a reply
+whose own ``term`` is already higher because the server moved on while it answered; a candidate that asks the same peer
+twice; a candidate that sends its requests, and crashes before its own vote is saved. Before lab 2C nothing has to
+survive a restart, so votes count per incarnation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class OneVote(Invariant):
-    """The rule."""
+    """The rule that a server votes for at most one candidate in a term."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

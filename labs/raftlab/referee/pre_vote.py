@@ -5,10 +5,10 @@ three reasons: the server has received that term in another server's request or 
 term, with the pre-votes of a majority; or the leader of the previous term has told it to start an election (TimeoutNow,
 lab 2G). No server is in the term of a pre-vote request yet, so receiving such a request is not a reason.
 
-It must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more than
-once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet. Lab
-2G does not need lab 2F. In lab 2G the rule holds once a server has asked for a pre-vote: a server that uses pre-votes
-asks before the first election.
+The rule must accept: replies to a pre-vote with either the requested term or the server's own; candidates that ask more
+than once, or ask only some servers; a single member, which asks no one; configurations that the others do not know yet.
+Lab 2G does not need lab 2F. In lab 2G the rule holds once a server has asked for a pre-vote: a server that uses
+pre-votes asks before the first election.
 """
 
 from __future__ import annotations

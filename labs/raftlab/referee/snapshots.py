@@ -4,8 +4,8 @@ leader names (§7, Figure 13).
 The referee checks four things about InstallSnapshot: a service took a snapshot at this index; the term is that of the
 committed entry at this index; the data is that snapshot's bytes at the offset; and done is set only with the last bytes.
 
-It must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over; any term, if the
-messages so far do not show the term of the committed entry (a single member commits without sending anything).
+The rule must accept: chunks of any size up to the lab's limit, in any order, repeated, and started over; any term, if
+the messages so far do not show the term of the committed entry (a single member commits without sending anything).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK_BYTES = 4096
 
 
 class Snapshots(Invariant):
-    """The rule.
+    """The rule about the snapshots that leaders send.
 
     Args:
         applies: The record of the snapshots that services have taken.

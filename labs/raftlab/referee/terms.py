@@ -5,8 +5,8 @@ The referee compares successive calls of ``get_state`` that do not overlap. Requ
 send a message of an older term late. After a restart, the term must be at least the highest one in the server's earlier
 replies, because Figure 2 requires a server to save its term before it sends a reply.
 
-It must accept: a ``get_state`` that returns the current term before it is saved; replies to a pre-vote that name the
-requested term, which no server may ever be in.
+The rule must accept: a ``get_state`` that returns the current term before it is saved; replies to a pre-vote that name
+the requested term, which no server may ever be in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raftlab.referee.base import Invariant, Message, broken
 
 
 class Terms(Invariant):
-    """The rule."""
+    """The rule that a server's term never goes back."""
 
     def __init__(self, durable: bool) -> None:
         self._durable = durable

@@ -4,8 +4,9 @@ that this message starts.
 **An election on request.** Only a server that has received TimeoutNow of term T, in its current incarnation, sends
 RequestVote with ``leadership_transfer``, and only for term T + 1. (pre_vote.py lets it enter that term without pre-votes.)
 
-It must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that arrives
-long after its transfer was given up; a server that was already in the term of TimeoutNow, and a server that was not.
+The rule must accept: a candidate that repeats its requests; a second TimeoutNow, obeyed or refused; a TimeoutNow that
+arrives long after its transfer was given up; a server that was already in the term of TimeoutNow, and a server that was
+not.
 
 **The whole log first.** A leader sends TimeoutNow only to a server that has confirmed the leader's whole log. For the
 referee, the leader's requests of its term show where its log ends, and the replies to these requests show what a server
@@ -14,7 +15,7 @@ the server had confirmed the whole log at some time since the leader was last as
 in a field of the student's own, up to which index the server knows the log to be committed. So every index that the
 server may know to be committed counts as confirmed, too.
 
-It must accept: a leader that transfers without a request, because it was removed; a leader with an empty log;
+The rule must accept: a leader that transfers without a request, because it was removed; a leader with an empty log;
 TimeoutNow that is sent repeatedly; confirmations by heartbeats, by entries or by a snapshot; entries that the referee
 has not seen yet, because they were not sent to anyone.
 """

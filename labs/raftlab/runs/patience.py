@@ -13,7 +13,8 @@ TIME_LIMIT_S = 150.0
 # time, so a submission that always hangs would keep a grader busy for a day.
 HANGS = 3
 # A simulated run that fails after more CPU seconds than this counts as hanging, too. Otherwise code that computes for a
-# little less time than is allowed would cost almost as much. The longest run of the correct Rafts takes one second.
+# little less time than is allowed would cost almost as much as code that hangs. The longest run of the correct Rafts
+# takes one second.
 LONG_CPU_S = 10.0
 
 

@@ -447,7 +447,7 @@ class Leader(Command):
         return leader
 
     def tidied(self, names: TidyNames) -> Command:
-        # Rename the servers first: their names may refer to the leader that had this name before.
+        # Rename the servers first: they may be named after the leader that had this command's name before.
         among = self.with_servers(names.server).among
         return Leader(names.define(self.leader), among)
 

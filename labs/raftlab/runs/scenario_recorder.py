@@ -38,7 +38,7 @@ class ScenarioRecorder(Cluster):
         # Scenario.members: how many servers, from S0 on, are members at first; 0: all.
         self._members = 0 if members is None or len(members) == servers else len(members)
         if self._members and sorted(self.members) != list(range(self._members)):
-            self.recording.cannot = "the first members are not the first servers"
+            self.recording.cannot = "the initial members are not S0, S1, ... without a gap"
         if scripted:
             self.recording.cannot = "the test plays servers itself"
         if self.scripted_clerks:

@@ -60,8 +60,9 @@ def _player(text: str) -> ScenarioPlayer:
 class _Together:
     """The servers of a run in the process that judges it: a :class:`~raftlab.worlds.sim_world.Host`.
 
-    The process ends if the run could differ from one whose judge is in a separate process. The run is then repeated.
-    This happens if the judge would not have accepted a frame, or if the host makes no progress."""
+    The process ends if the run could differ from a run whose judge is in a separate process: if that judge would not have
+    accepted a frame or would have received other values, or if the host makes no progress. The run is then repeated with
+    the judge in a separate process."""
 
     cpu_s = 0.0
 

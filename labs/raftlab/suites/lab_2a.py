@@ -769,7 +769,7 @@ def test_calls_without_answers(cluster: StartCluster) -> None:
     c.wait_for(2 * ELECTION_LIMIT, lambda: len({rpc.args["term"] for rpc, _ in first.messages}) >= 2)
     text = "expected S0 to start an election, but it did not"
     c.expect(bool(first.messages), text, rules.LIVENESS, [0], c.first_hint(), lambda: c.campaigns_seen(0, since))
-    # These calls stay open until the test ends. Some calls to a server that cannot be reached take as long.
+    # These calls stay open until the test ends, as a call to a server that cannot be reached may stay open for seconds.
     first.stop()
     since = c.now
     leads = c.wait_for(ELECTION_LIMIT, lambda: c.get_state(0)[1])
@@ -869,7 +869,7 @@ def test_late_refusals(cluster: StartCluster) -> None:
 
 # Each time that S0 is elected in the next test, it leads for this many seconds: longer than most election timeouts.
 _REIGN = 1.2
-# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular heartbeat, since regular
+# Seconds. A heartbeat within this time was sent at once; a later one may be the next regular heartbeat, because regular
 # heartbeats are 0.1 s apart.
 _AT_ONCE = 0.08
 

@@ -562,7 +562,7 @@ def test_old_entries_are_not_counted(cluster: StartCluster) -> None:
     """An entry of an older term is not committed by counting its copies (Figure 8)."""
     c = cluster(3, scripted=(1, 2))
     ScriptedLeader(c, 10).append(0, 0, [10])
-    # All three have the entry of term 10 now, but no server knows that it is committed. S0 leads next.
+    # All three servers have the entry of term 10 now, but the leader of term 10 has not committed it. S0 leads next.
     old: list[Message] = [{"term": 10, "command": "10 at 1"}]
     followers = [ScriptedFollower(c, number, list(old), limit=1) for number in (1, 2)]
     term = wait_for_leadership(c)

@@ -698,8 +698,8 @@ def test_unreliable_agreement(cluster: StartCluster) -> None:
     leader = c.settled_leader()
     last = c.agree("last", 5)
     term, _ = c.get_state(leader)
-    # A command that was taken in the same term as the last one, which is committed, cannot be missing (Leader Append-Only).
-    # Commands of other terms may be lost.
+    # The command "last" is committed. So a command that was taken earlier in the same term cannot be missing (Leader
+    # Append-Only). Commands of other terms may be lost.
     for index, of_term, command in taken:
         if of_term == term and index < last:
             text = f"expected {command!r} to be committed at index {index}, but it is not"

@@ -35,7 +35,7 @@ from raftlab.suites.helpers.scripted_servers import (
 from raftlab.suites.marking import SIM, StartCluster, points
 
 # The maximum number of bytes that a server may store besides the snapshot. Commands here have 200 characters, so more than
-# 30 fit even in a verbose format, while a service takes a snapshot every 10 commands.
+# 30 commands fit even in a verbose format. A service takes a snapshot every 10 commands.
 MAX_STATE_BYTES = 10_000
 # Seconds. A call to a server that is cut off may take 7 s, and some Rafts make no other call to it meanwhile.
 CATCH_UP_LIMIT = 15.0
@@ -142,7 +142,7 @@ def test_snapshot_all_restart(cluster: StartCluster) -> None:
         for server in range(3):
             c.crash(server)
         c.start_all()
-        # The referee checks that this command's index comes after that of the command before.
+        # The referee checks that this command's index comes after the index of the previous command.
         c.agree(f"after the crash, with {count}", 3, within=20.0)
     _expect_short_logs(c)
     for server in range(3):
@@ -205,7 +205,7 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
     c.restart(away)
     c.connect(away)
     _expect_applied(c, last, 3, f"S{away} to catch up after a restart in the middle of a snapshot")
-    # Once more, but now the others take no newer snapshot: its transfer would hide that this one has ended wrongly.
+    # Once more, but now the others take no newer snapshot: the transfer of a newer one would hide that this transfer failed.
     leader = c.settled_leader()
     away = (leader + 1) % 3
     c.disconnect(away)
@@ -274,8 +274,8 @@ def test_entries_if_they_are_there(cluster: StartCluster) -> None:
     for server in range(3):
         _expect_saved(c, server)
     # From here on, services take no snapshots, and another leader adds many entries, which have a later term than the
-    # snapshot. So if a leader searches for the last index at which two logs agree, that index is not before the snapshot's
-    # end.
+    # snapshot. So a leader that goes back a whole term at a time, to find the last index at which two logs agree, does not
+    # go back beyond the snapshot's end.
     c.take_snapshots(every=0)
     first = c.one_leader()
     c.disconnect(first)
@@ -508,8 +508,8 @@ def test_chunks_in_any_order(cluster: StartCluster) -> None:
                 c.restart(0)
             else:
                 leader.ask("install_snapshot", **leader.chunk(old if step in "abc" else new, "abcABC".index(step) % 3))
-        # That may or may not have been enough for a snapshot. All chunks in order must be enough, even if the leader has to
-        # send them more than once because S0 did not expect the transfer to start over.
+        # These chunks may or may not have been enough for a snapshot. All chunks in order must be enough, even if the leader
+        # has to send them more than once because S0 did not expect the transfer to start over.
         wanted = new if newer else old
         for _ in range(4):
             leader.install(wanted)
@@ -878,7 +878,7 @@ def test_snapshot_reply_of_a_newer_term(cluster: StartCluster) -> None:
     c.wait_for(5.0, lambda: c.committed(index)[0] == 1)
     _expect_saved(c, 0)
     newer = term + 10
-    # S1 has nothing. It refuses every entry until S0 sends the snapshot with which S0's log begins.
+    # S1 has an empty log. It refuses every entry until S0 sends the snapshot with which S0's log begins.
     behind.answer["append_entries"] = lambda rpc: {"term": rpc.args["term"], "success": False}
     behind.answer["install_snapshot"] = lambda rpc: {"term": newer}
     sent = c.wait_for(CATCH_UP_LIMIT, lambda: any(rpc.method == "install_snapshot" for rpc in behind.received))

@@ -145,7 +145,7 @@ def test_removed_leader_crashes(cluster: StartCluster) -> None:
     agree_by(c, "by the other one alone", [other])
 
 
-# Sim only: the leader may step down because the dead server does not answer. That server must be removed before.
+# Sim only: a leader that the dead server does not answer may step down. The dead server must be removed before that.
 @points(4, networks=SIM)
 def test_remove_a_dead_server(cluster: StartCluster) -> None:
     """One of two servers has crashed, and the other one removes it; that change is committed at once."""
@@ -469,7 +469,8 @@ def test_snapshot_replaces_a_configuration(cluster: StartCluster) -> None:
     c.heal()
     c.agree("by four", 4)
     c.take_snapshots(every=0)
-    # These are two of four. A server that still uses the lost change would think that these two are all the members.
+    # These two servers are half of the four members. A server that still used the lost change would think that these two
+    # are all the members.
     c.partition([old, second], [first, 3])
     for _ in range(8):
         c.sleep(0.5)
@@ -509,7 +510,7 @@ def test_removed_server_comes_back(cluster: StartCluster) -> None:
         c.sleep(0.7)
         c.agree(f"while S{gone} is back, {number}", 3, among=left)
     c.sleep(1.0)
-    # Every change of leader starts a new term. One or two are allowed when the server returns, but none after that.
+    # Every change of leader starts a new term. When the server returns, one or two new terms are allowed, but none later.
     leader = leader_of(c, left)
     since = c.now
     before, _ = c.get_state(leader)
@@ -1265,7 +1266,7 @@ def test_part2_deposed_at_the_commit(cluster: StartCluster) -> None:
         with c.at_once(0, late):
             send_append(c, 1, newer, (index, term))
         c.sleep(0.03)
-        # After C_old,new, S0 has C_new of its own term, or nothing. S1 has sent it nothing else.
+        # After C_old,new, S0's log has C_new of S0's own term, or nothing: S1 has sent no entries.
         beyond = append(c, 1, newer, (index + 1, newer))["success"]
         text = (
             f"expected S0 to append C_new while it leads term {term}, or not at all, but at index {index + 1} it has an"

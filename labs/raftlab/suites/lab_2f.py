@@ -891,8 +891,8 @@ def test_short_silence(cluster: StartCluster) -> None:
         wait_for_campaign(c, newer)
         timeouts.append(c.now - since)
         term = wait_for_leadership(c)
-    # The last answer may arrive up to a heartbeat interval before the silence begins. Even then, S0 gets no answer for less
-    # time than the longest timeout. A leader waits for answers as long as the longest timeout.
+    # The last answer may arrive up to a heartbeat interval before the silence begins. Even then, the time without an answer
+    # is shorter than the longest timeout, and a leader waits for answers as long as the longest timeout.
     silence = min(timeouts) / 2
     text = f"when nobody answers it for {silence:.1f} s, half of its shortest election timeout in this run"
     for number in range(3):

@@ -855,7 +855,7 @@ def test_snapshot_has_its_index(cluster: StartCluster) -> None:
                 f"{text} started from a snapshot, which must include all entries up to its index",
                 rules.SERVICE_SNAPSHOTS,
             )
-        else:  # so the snapshot need not be wrong
+        else:  # what is missing may still come, so this does not show that the snapshot is wrong
             text, rule = f"{text} has applied no entry since its restart, not even one for this get", rules.STATUSES
         c.expect(not missing, text, rule, [0])
         twice = [each for each in written if f";{value}".count(f";{each}") > 1]
@@ -1070,8 +1070,8 @@ def test_server_that_is_behind(cluster: StartCluster) -> None:
     for server in range(3):
         c.crash(server)
     c.start_all()
-    # The first server that leads has not applied everything yet. This session has not ended, so no server may say that it
-    # has.
+    # The first server that leads has not applied everything yet. This session has not ended, so no server may say that the
+    # session has ended.
     session.do("get", "x")
 
 
@@ -1383,7 +1383,7 @@ def test_clerk_registers(cluster: StartCluster) -> None:
     c.start_all()  # fails if Clerk() waits for an answer
     hold.drop()
     for number in range(3):
-        # The last time, the clerk already has a session. It may register again.
+        # In the last round, the clerk already has a session. It may register again.
         service.answer_register = after(
             None, reply("not_leader"), reply("try_again"), None, reply("not_leader", leader=1)
         )

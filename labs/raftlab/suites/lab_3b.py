@@ -847,7 +847,8 @@ def test_voter_restarts(cluster: StartCluster) -> None:
 def wait_for_vote(
     c: Cluster, candidate: int, voter: int, term: int, meanwhile: Callable[[], None] = lambda: None
 ) -> int:
-    """Let a scripted candidate, whose log is newer than any, ask a real server for its vote every 5 ms, until it votes.
+    """Let a scripted candidate ask a real server for its vote every 5 ms, until the server votes for the candidate. The
+    candidate's log is newer than any other log.
 
     Args:
         c: the cluster.
@@ -857,7 +858,7 @@ def wait_for_vote(
         meanwhile: what to do after each refusal.
 
     Returns:
-        The term in which it got the vote.
+        The term in which the candidate got the vote.
     """
     deadline = c.now + 2 * LONGEST_TIMEOUT
     while c.now < deadline:
@@ -1526,7 +1527,8 @@ def test_part2_removed_server_asks(cluster: StartCluster) -> None:
     if not c.raft_has("change_membership"):
         return
     MembershipCall(c, leader, without(range(3), removed)).answer()
-    # These reads take longer than the lease that this server got as a member, so it must ask for another.
+    # These reads go on for longer than the lease that this server got as a member lasts. So the server must ask for another
+    # lease.
     for _ in range(round(2 * LONGEST_LEASE / 0.01)):
         client.send(removed, read_of("lease"))
         c.sleep(0.01)

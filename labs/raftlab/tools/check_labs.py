@@ -1,4 +1,4 @@
-"""`raftlab check`: are you done? Run a lab and all earlier ones in both worlds with many seeds. Print a line for each."""
+"""`raftlab check`: are you done? Run a lab and all earlier labs in both worlds with many seeds; each lab gets a line."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _so_far(named: Sequence[Lab], last: LastResults) -> list[Lab]:
             "no lab has been tested in this folder yet: name the last one to check, such as raftlab check 2A"
         )
     end = named[0] if named else max(known, key=order.index)
-    # A lab is needed only if the last one builds on it: lab 3 needs no lab after 2D.
+    # An earlier lab is needed only if the last lab builds on it: lab 3 needs no lab after 2D.
     return [lab for lab in order[: order.index(end) + 1] if lab.features <= end.features]
 
 

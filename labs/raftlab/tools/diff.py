@@ -27,7 +27,7 @@ TRIES = 6
 NEAREST = 0.01
 # The precision with which the moment is searched for, in seconds.
 PRECISION = 0.005
-# Numbers of events shown: the last ones that both runs have, and the first ones that only one of them has.
+# How many events are shown: of the last events that both runs have, and of the first events that only one run has.
 _COMMON_SHOWN, _OWN_SHOWN = 4, 8
 
 

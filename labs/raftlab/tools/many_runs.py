@@ -95,8 +95,8 @@ def perform(
 ) -> Generator[Record, None, None]:
     """Perform runs and yield their records, in the order of ``runs``.
 
-    Close the iterator if you need no more records. This ends the processes that it uses, and deletes the traces of runs
-    whose records were not taken.
+    Close the iterator if you need no more records. Closing ends the processes that perform the runs, and deletes the traces
+    of runs whose records were not taken.
 
     Args:
         runs: The runs.
@@ -151,7 +151,7 @@ def _perform_one(
 
 
 class _TimeUp(BaseException):
-    """A run has taken too long. This class is not an ``Exception``: the code that the run calls might catch one."""
+    """A run has taken too long. This class is not an ``Exception``, because the code that the run calls might catch it."""
 
 
 def _time_is_up() -> NoReturn:

@@ -35,7 +35,7 @@ from raftlab.tools.replay import add_run
 # Every shortened scenario is tried with its own seed and with this many other seeds, because the shorter run may
 # fail only with another seed.
 OTHER_SEEDS = 2
-# The number of other seeds when a single command is removed. These are the last steps, and are worth more attempts.
+# The number of other seeds when a single command is removed. That is done last, and is worth more attempts.
 OTHER_SEEDS_FOR_ONE = 5
 # The number of seeds that are tried if a test cannot be written as a scenario.
 TEST_SEEDS = 40

@@ -156,8 +156,8 @@ def plan(lab: str, network: str | None = None, names: Collection[str] = ()) -> P
         lab: The lab's name.
         network: ``"sim"``, ``"rpyc"`` or ``"both"``; ``None``: ``"sim"``. A test that does not run on this network is
             left out.
-        names: Each selects the tests that contain it in their own name or, if there are none, in their title. Without
-            ``names``, all tests are selected.
+        names: Each of these texts selects the tests whose name contains it. If there is no such test, it selects the tests
+            whose title contains it. Without ``names``, all tests are selected.
 
     Raises:
         CommandError: No test is left, or a name selects none.

@@ -290,9 +290,10 @@ def _shared_causes(bad: Sequence[Record]) -> frozenset[str]:
 
 
 def _without_race(bad: Sequence[Record], always: frozenset[str]) -> Record | None:
-    """If the first of ``bad`` is about a race between threads: a failure that is better to show, if there is one. It breaks
-    the same rule, its test has a single server and always fails (``always``), and none of its likely causes is a race. A
-    mistake that does not depend on the order of threads is the simpler explanation of both failures."""
+    """A failure that is better to show than the first of ``bad``, if that one is about a race between threads; ``None`` if
+    there is none. The better failure breaks the same rule, its test has a single server and always fails (``always``), and
+    none of its likely causes is a race. A mistake that does not depend on the order of threads is the simpler explanation
+    of both failures."""
     first = bad[0]
     if first.failure is None or first.failure.rule is None or not _is_race(first):
         return None

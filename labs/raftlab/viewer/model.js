@@ -22,7 +22,7 @@ function fresh(server) {
     server,
     incarnation: 0, up: false, paused: false,
     role: "follower", term: 0, vote: null, leader: null,
-    // The server's term before it received a higher one, and when it received that one: see `stillLeads`.
+    // The server's term before it received a higher term, and when it received the higher term: see `stillLeads`.
     ownTerm: 0, heardAt: 0,
     base: 0, baseTerm: null, entries: [], shared: false,
     commit: 0, applied: 0,
@@ -65,7 +65,7 @@ function putAll(s, prev, prevTerm, entries) {
 }
 
 /** Record that a snapshot covers everything up to `index`. Later entries stay if the log has the same entry at `index`
- * (Figure 13, 6), which `agrees` can assert. */
+ * (Figure 13, 6). `agrees`: the log is known to have it. */
 function coverTo(s, index, term, agrees) {
   if (!isIndex(index) || index <= s.base) return;
   const known = entryAt(s, index);

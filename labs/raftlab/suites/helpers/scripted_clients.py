@@ -60,7 +60,7 @@ class Client:
 
     Args:
         c: the cluster.
-        number: which of its scripted clerks sends the requests.
+        number: which of the cluster's scripted clerks sends the requests.
 
     Attributes:
         server: the server that answered last. It is asked first.
@@ -71,7 +71,7 @@ class Client:
         self.server = 0
         self._clerk = c.scripted_clerks[number]
         self._begun: set[int] = set()  # the numbers of the sessions that servers gave it
-        # Far above any index, so no session has such a number.
+        # A session's number is the index of an entry. These numbers are far above any index, so no session has one of them.
         self._own_numbers = itertools.count(500_001 + 1000 * number)
 
     # --- one request ---
@@ -240,7 +240,8 @@ def spoil(command: Any, serial: int) -> list[Any]:
 
     Args:
         command: an entry that the service made. If it is neither a dict nor a list, there are no variants.
-        serial: the serial in it. Each variant has a higher serial, so that it is not taken for a copy of the request.
+        serial: the serial in ``command``. Each variant has a higher serial, so that no variant is taken for a copy of the
+            request.
     """
     if isinstance(command, list):
         return [[spoiled, *command[1:]] for first in command[:1] for spoiled in spoil(first, serial)]

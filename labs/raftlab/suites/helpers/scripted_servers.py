@@ -116,7 +116,7 @@ class Interrupted(Exception):
 
 
 class ScriptedLeader:
-    """The scripted server ``who`` as the leader of ``term``, which S0 follows."""
+    """The scripted server ``who``, which leads ``term`` and which S0 follows."""
 
     def __init__(self, c: Cluster, term: int, who: int = 1) -> None:
         self.c, self.term, self.who = c, term, who

@@ -203,6 +203,15 @@ def _seconds(text: str) -> float:
         return 0.0
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether the main thread of a process waits for something, rather than for a processor or a disk; False if the system
+    does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except (OSError, IndexError):
+        return False
+
+
 def children_of(pid: int) -> list[int]:
     """The process ids of the children of a process; empty if the process does not exist any more or the system does not
     tell."""

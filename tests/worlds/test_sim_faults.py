@@ -322,6 +322,18 @@ def test_a_loop_in_c_code_is_detected(write_raft: Write, monkeypatch: pytest.Mon
     assert 'raft.py", line' in failure.detail
 
 
+@pytest.mark.slow
+def test_a_wait_in_real_time_is_detected(write_raft: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a wait uses no CPU time. Without this check, it would take two minutes to detect it."""
+    monkeypatch.setattr("raftlab.worlds.sim_world.HANG_ASLEEP_LOOKS", 2)
+    with sim_cluster(
+        write_raft('sys.modules["builtins"].__import__("ctypes").PyDLL(None).sleep(100)', module="import sys")
+    ) as c:
+        failure = failure_of(c)
+    assert failure.kind == "host-hangs"
+    assert failure.text.endswith("your code has waited for 2 s of real time without letting the clock move on")
+
+
 def test_a_lock_used_as_a_signal_is_not_a_deadlock(write_raft: Write) -> None:
     init = """
         signal = threading.Lock()

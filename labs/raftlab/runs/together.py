@@ -21,7 +21,7 @@ import msgspec
 from raftlab import labs
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
-from raftlab.operating_system import cpu_seconds
+from raftlab.operating_system import cpu_seconds, is_asleep
 from raftlab.runs.record import Record
 from raftlab.runs.run import Run
 from raftlab.suites.catalogue import TestInfo
@@ -38,8 +38,11 @@ RUNS_APART = 4
 # A run is stopped after MAX_CPU_S of CPU time or MAX_AWAKE_S of real time, in seconds, and repeated with the judge in
 # this process. The longest run of the correct Rafts takes two seconds of CPU time. The second limit is for runs that
 # use no CPU time because they wait for something real, such as a socket. Pauses of this process (Ctrl-Z) do not count.
+# A run is also repeated if it was asleep at MAX_ASLEEP_LOOKS successive looks, once a second. That is earlier than
+# sim_world.HANG_ASLEEP_LOOKS, so the judge in this process reports the hang.
 MAX_CPU_S = 10.0
 MAX_AWAKE_S = 60.0
+MAX_ASLEEP_LOOKS = 5
 # The number of servers that are prepared for a run. How many servers the run needs is known only after it has begun.
 _SERVERS = 5
 
@@ -132,11 +135,12 @@ def _ask(host: WarmHost, request: Request, info: TestInfo) -> Answer | None:
 
 
 def _answers(pid: int, fd: int) -> bool:
-    """Wait for the answer. Returns False if the run takes too long."""
+    """Wait for the answer. Returns False if the run takes too long, or waits in real time."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    awake = TimeAwake()
+    awake, asleep = TimeAwake(), 0
     while not poll.poll(LOOK_S * 1000):
-        if cpu_seconds(pid) > MAX_CPU_S or awake.seconds > MAX_AWAKE_S:
+        asleep = asleep + 1 if is_asleep(pid) else 0
+        if cpu_seconds(pid) > MAX_CPU_S or awake.seconds > MAX_AWAKE_S or asleep >= MAX_ASLEEP_LOOKS:
             return False
     return True

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
-from raftlab.operating_system import cpu_seconds
+from raftlab.operating_system import cpu_seconds, is_asleep
 from raftlab.time_awake import LOOK_S, TimeAwake
 from raftlab.worlds.base import HostLost
 from raftlab.worlds.host_process import WarmHost
@@ -25,6 +25,9 @@ from raftlab.worlds.host_process import WarmHost
 # that a slow step on a busy machine is not mistaken for a hang. Pauses of this process (Ctrl-Z) do not count.
 HANG_CPU_S = 20.0
 HANG_AWAKE_S = 120.0
+# A step also counts as a hang if the host was asleep each time that the judge looked, which is once a second. In the
+# simulator no Raft has a reason to wait in real time, and a host that waits for a processor is not asleep.
+HANG_ASLEEP_LOOKS = 10
 # A host whose clock stands still hangs, even if it answers every step. So there is a limit on the steps within a second of
 # virtual time (the busiest correct Raft takes 440), and a limit on successive idle steps. A step is idle if it has no event
 # and no effect, and takes at most _HARDLY_S seconds of virtual time. No Raft takes many idle steps in a row.
@@ -215,21 +218,27 @@ def await_child(host: WarmHost, child: int, fd: int) -> None:
     """Wait until ``child`` has written to the pipe whose read end is ``fd``, or has closed it.
 
     Raises:
-        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_AWAKE_S`). ``detail`` shows where it hangs.
+        HostLost: the child hangs (:data:`HANG_CPU_S`, :data:`HANG_AWAKE_S`, :data:`HANG_ASLEEP_LOOKS`). ``detail`` shows
+            where it hangs.
     """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     pid = host.pid(child)
-    cpu_before, awake = cpu_seconds(pid), TimeAwake()
+    cpu_before, awake, asleep = cpu_seconds(pid), TimeAwake(), 0
     while not poll.poll(LOOK_S * 1000):
         cpu = cpu_seconds(pid) - cpu_before
-        if cpu < HANG_CPU_S and awake.seconds < HANG_AWAKE_S:
+        asleep = asleep + 1 if is_asleep(pid) else 0
+        if cpu < HANG_CPU_S and awake.seconds < HANG_AWAKE_S and asleep < HANG_ASLEEP_LOOKS:
             continue
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGUSR1)  # the child then prints the stacks of its threads
         poll.poll(500)
         stack = host.stderr(child)
-        what = f"has computed for {cpu:.0f} s" if cpu >= HANG_CPU_S else "has been silent for two minutes"
+        what = "has been silent for two minutes"
+        if cpu >= HANG_CPU_S:
+            what = f"has computed for {cpu:.0f} s"
+        elif asleep >= HANG_ASLEEP_LOOKS:
+            what = f"has waited for {asleep * LOOK_S:.0f} s of real time"
         raise HostLost("host-hangs", f"your code {what} without letting the clock move on", stack)
 
 

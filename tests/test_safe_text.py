@@ -1,11 +1,21 @@
 """Text from submissions cannot control the terminal; durations, counts and ranges are put into words."""
 
-from raftlab.safe_text import count, duration, one_line, printable, spans
+import msgspec
+
+from raftlab.safe_text import count, duration, one_line, printable, printable_json, spans
 
 
 def test_control_characters_are_escaped() -> None:
     assert printable("a\x1b[31mb\x07\r\u202ec\n\td\udc80") == "a\\x1b[31mb\\x07\\r\\u202ec\n\td\\udc80"
     assert printable("größer – 語") == "größer – 語"
+
+
+def test_strings_in_json_are_escaped() -> None:
+    value = {"text": 'a\u202eb\x9b31m "größer"\n\\', "size": 1}
+    shown = {"text": 'a\\u202eb\\x9b31m "größer"\n\\', "size": 1}
+    assert msgspec.json.decode(printable_json(msgspec.json.encode(value))) == shown
+    plain = msgspec.json.encode({"text": "größer\n"})
+    assert printable_json(plain) == plain
 
 
 def test_one_line_is_the_first_line_cut_to_a_length() -> None:

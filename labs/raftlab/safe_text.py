@@ -9,6 +9,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
 
+def printable_json(json: bytes) -> bytes:
+    """JSON in which the strings show an escape sequence in place of every unprintable character, as :func:`printable` does.
+    A reader of the JSON gets the sequence, not the character."""
+    text = "" if json.isascii() else json.decode()
+    if text.isprintable():
+        return json
+    return "".join(c if c.isprintable() else "\\" + _escaped(c) for c in text).encode()
+
+
 def one_line(text: str, limit: int = 240) -> str:
     """The first line of ``text``, made printable and cut to at most ``limit`` characters."""
     stripped = text.strip()

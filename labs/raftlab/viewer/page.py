@@ -25,6 +25,7 @@ from raftlab import participants
 from raftlab.explain import render
 from raftlab.explain.failure import Failure
 from raftlab.harness.trace import FIELDS, BadTrace, read
+from raftlab.safe_text import printable_json
 from raftlab.viewer import history
 
 # The limits of a page. A browser on a laptop shows pages up to this size without delay.
@@ -56,7 +57,11 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 _LATEST = 1e7  # seconds; no run takes months
 _UP_OR_DOWN = frozenset({"boot", "crash", "pause", "resume"})
-_json = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+
+def _json(value: Any) -> bytes:
+    return printable_json(_encode(value))
 
 
 class CannotShow(ValueError):

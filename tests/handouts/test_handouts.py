@@ -500,8 +500,8 @@ def says(template: str, shown: str) -> bool:
             return False
         if not all(piece in shown for piece in literal.split("\0")):
             continue  # the expression below would not match either, but takes far longer to find out
-        # If this part of the template ends with a filled-in value and the template goes on after it, this value may be only
-        # one word. If it could be several words, almost any text would match.
+        # If this part of the template ends with a filled-in value and the template goes on after it, this value must be a
+        # single word. If it could be several words, almost any text would match.
         gap = "" if len(literal) == end else ".{1,80}" if end == len(template) else r"\S{1,80}"
         if re.fullmatch(re.escape(literal).replace("\0", ".{1,80}?") + gap, shown):
             return True

@@ -219,7 +219,7 @@ FOUND = {
     ),
 }
 
-# Bodies of functions that are synchronised correctly, so that the detector must report nothing.
+# Bodies of functions that are synchronised correctly: the detector must report nothing about them.
 EXCUSED = {
     "one_lock": """
         lock = threading.Lock()

@@ -1,6 +1,6 @@
-"""Hostile submissions at the level ``rlimits`` and as another user. One for each promise of the sandbox is graded at
-``rlimits`` as an ordinary user; the daily tests grade a sixth of these. A few are graded at ``bwrap`` as a user other than
-the one who runs the tests.
+"""Hostile submissions at the level ``rlimits`` and as another user. For each promise of the sandbox, one submission is
+graded at ``rlimits`` as an ordinary user; the daily tests grade a sixth of these submissions. A few submissions are graded
+at ``bwrap`` as a user other than the one who runs the tests.
 
 The other files grade the hostile submissions at ``bwrap`` as the user who runs the tests. ``whole_bank.py`` grades all of
 them at each level and as each user.

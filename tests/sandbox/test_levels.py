@@ -455,7 +455,7 @@ def test_a_process_forked_by_clone_is_like_any_other() -> None:
 
 @needs_bwrap
 def test_bubblewrap_works_without_the_flags_of_clone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the fork with clone's flags does not support the C library, the host forks twice instead, with the same result."""
+    """If ``libc.fork`` does not work with this C library, the host forks twice instead, with the same result."""
     code = "import raftlab.sandbox.libc as c, raftlab.sandbox.probe as p; c.fork = lambda *given: None; p.main()"
     python = Sandbox.python
     monkeypatch.setattr(

@@ -5,9 +5,9 @@ The Rafts called ``whole_...`` implement all labs up to 2F, and some of them als
 student who submits lab 2C has not done lab 2F yet, so the whole Rafts also run with the later labs switched off (by their
 constant ``UPTO``). Lab 2G needs neither 2E nor 2F. ``test_correct_services.py`` tests lab 3.
 
-To save time, the Rafts of a group share each suite, so that each test runs on one Raft of each group. The daily tests run a
-third of each Raft's share, and CI runs the rest. With ``--whole-suites``, each Raft runs every test. To run every style with
-many seeds, use ``raftgrade run tests/correct/whole_*``.
+To save time, the Rafts are divided into groups (``GROUPS``), and the Rafts of a group share each suite: each test runs on
+one Raft of each group. The daily tests run a sixth of each Raft's share, and CI runs the rest. With ``--whole-suites``, each
+Raft runs every test. To run every style with many seeds, use ``raftgrade run tests/correct/whole_*``.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_simulated_jobs_do_not_wait_for_the_real_network(monkeypatch: Any) -> No
     ahead = []
 
     def next_event() -> Any:
-        if work._inbox.empty():  # everything that can be done before a run on the real network ends has been done
+        if work._inbox.empty():  # nothing more can be done until a run on the real network ends
             ahead.append(len(engine.simulated))
             engine.end_one()
         return work._inbox.get_nowait()

@@ -63,7 +63,7 @@ class Raft:
 '''
 
 
-@cache  # and not a constant: pytest imports this module in each of its processes, and making all mutants takes a second
+@cache  # no constant, because pytest imports this module in each of its processes, and making all mutants takes 1 s
 def all_mutants() -> list[Mutant]:
     """All mutants of the reference."""
     return mutants.make(REFERENCE)

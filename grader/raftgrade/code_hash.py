@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 FILE_S = 5  # seconds for one file; the reference solution takes a fiftieth of that
 MEMORY_BYTES = 3_000_000_000  # of address space; the largest file that may be handed in needs about a third of that
-MIN_NODES = 300  # a class or function with fewer nodes in its parts is short (about forty lines)
-MOST_SHORT = 1000  # the most short classes and functions that are kept; the skeleton has fewer
+MIN_NODES = 300  # a class or function is short if its parts have fewer nodes; 300 nodes are about forty lines
+MOST_SHORT = 1000  # at most this many short classes and functions are kept; the skeleton has fewer
 _TYPES = ("annotation", "returns", "type_comment", "type_params")  # fields that do not change what a program does
 
 

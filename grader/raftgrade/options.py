@@ -227,7 +227,7 @@ def proof_settings(arguments: argparse.Namespace) -> ProofSettings:
 
 
 def proof_command(arguments: argparse.Namespace) -> str:
-    """The command that repeats a proof, without options that do not change its figures."""
+    """The command that repeats a proof, with only those options that affect its figures."""
     words = ["raftgrade", "proof"]
     words += [arguments.bank] if arguments.bank != "tests" else []
     for option, default in (
@@ -431,7 +431,7 @@ def _soak(soak: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="perform N runs in parallel (default: one per processor in sim, and four on the real network)",
+        help="perform N runs in parallel (default: one per processor in sim, four per processor on the real network)",
     )
     soak.add_argument(
         "--fuzz", action=argparse.BooleanOptionalAction, default=True, help="run random scenarios in sim too (default)"

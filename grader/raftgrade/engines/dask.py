@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 
 class RemoteJob(msgspec.Struct, kw_only=True):
-    """The task of a worker: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission;
-    ``main`` is the name of its file, or empty if the submission is a folder."""
+    """The task of a worker: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission.
+    ``main`` is the name of the submission's only file, or empty if the submission is a folder."""
 
     files: bytes
     main: str

@@ -12,8 +12,8 @@ from raftlab.safe_text import printable
 
 MAIN = "raft.py"
 SERVICE = "kv.py"  # in lab 3
-ENTRIES = (MAIN,)  # a folder with one of these files is a submission; the first file is required
-SERVICE_ENTRIES = (SERVICE, MAIN)  # the same if every kv.py runs on one given Raft
+ENTRIES = (MAIN,)  # a folder with any of these files is a submission; it needs the first of them to earn points
+SERVICE_ENTRIES = (SERVICE, MAIN)  # these files in place of ENTRIES if every kv.py runs on one given Raft (--raft)
 TOOL_FOLDERS = {"__pycache__", "__MACOSX", "node_modules", "venv", "env"}
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 OTHER_ARCHIVES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst", ".z")  # archives that cannot be unpacked

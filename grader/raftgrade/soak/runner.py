@@ -2,7 +2,7 @@
 
 The work is split into blocks. A block runs a range of fresh seeds for one lab, one implementation and one network. Blocks
 that differ only in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally
-many runs. A finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues
+many blocks. A finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues
 after it. If the soak is killed, only the block that was running is lost.
 """
 

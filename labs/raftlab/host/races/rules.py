@@ -44,7 +44,7 @@ class _Source:
     because threads may be started, and methods called, from anywhere."""
 
     methods: dict[str, list[_Method]] = field(default_factory=dict)
-    locks: dict[str, str] = field(default_factory=dict)  # by field of a lock or condition: the field of that lock
+    locks: dict[str, str] = field(default_factory=dict)  # by field of a lock or condition: the field of the lock taken
     conditions: set[str] = field(default_factory=set)
     threads: set[str] = field(default_factory=set)  # functions that are started as threads
     called_in_loops: set[str] = field(default_factory=set)

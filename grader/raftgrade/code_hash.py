@@ -61,9 +61,9 @@ def statements(text: str) -> list[Statement]:
 
 def without_repetitions(found: list[Statement]) -> list[Statement]:
     """The statements of a file without those that make no difference to the caller, so that a file of a million statements
-    does not fill the caller's memory. The caller compares only long classes and functions. Of the short ones it needs to
-    know whether all are in the skeleton, so one of each shape is kept, and at most :data:`MOST_SHORT`. Equal parts become
-    one."""
+    does not fill the caller's memory. The caller compares only long classes and functions. Of the short ones, it needs
+    to know only whether all are in the skeleton. So one of each shape is kept, and at most :data:`MOST_SHORT` of them. Equal
+    parts become one."""
     kept: list[Statement] = []
     short: set[str] = set()
     for each in found:

@@ -78,7 +78,7 @@ class DownloadName(msgspec.Struct, frozen=True, kw_only=True):
         ids: what identifies the student.
         late: whether the system says that the submission was late.
         rest: the name of the student's own file; empty for a folder.
-        text: whether it is a text that was typed into a form, not a file.
+        text: whether the student typed a text into a form instead of handing in a file.
     """
 
     prefix: str

@@ -60,7 +60,8 @@ class PassedRun(NamedTuple):
 
 
 class RunCounter:
-    """The finished runs of one test on one network. ``number`` is the index of its result in the submission."""
+    """The finished runs of one test on one network. ``number`` is the index of ``result`` among all
+    results of the submission."""
 
     def __init__(self, result: NetworkResult, number: int) -> None:
         self.result = result

@@ -17,7 +17,7 @@ from raftlab.runs import random_scenarios
 from raftlab.sandbox.levels import Level
 from raftlab.suites import catalogue
 
-# The number of bytes of traces that are kept for a submission, so that a program with huge traces cannot fill the disk.
+# At most this many bytes of traces are kept for a submission, so that a program with huge traces cannot fill the disk.
 # The limit applies to each running job, and to all of a submission's traces once the job's records are counted.
 TRACE_QUOTA = 100_000_000
 

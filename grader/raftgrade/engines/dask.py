@@ -83,8 +83,8 @@ class WorkerWithoutSandbox(Exception):
 
 @lru_cache
 def missing_sandbox(level: Level) -> str:
-    """The reason why the sandbox ``level`` does not work on this machine; empty if it works. Each process tries it only
-    once."""
+    """The reason why the sandbox ``level`` does not work on this machine; empty if it works. Each process tries a
+    sandbox only once."""
     if level == "none":
         return ""
     available = levels.probe(level)

@@ -81,7 +81,7 @@ def run_check(
     Args:
         submission: its name.
         path: where its copy is.
-        labs: the labs to check it for.
+        labs: the labs for which to check the submission.
         log: what the check prints; removed unless something goes wrong.
     """
 

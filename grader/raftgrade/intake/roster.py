@@ -182,7 +182,7 @@ def _days(text: str) -> float | None:
 def require_distinct(table: Table) -> None:
     """Raise :class:`BadPath` if two rows of a table cannot be told apart, or claim the same id for two students.
 
-    A student may have several rows if they say where several submissions are.
+    A student may have several rows if these rows say where different submissions are.
     """
     first: dict[str, Row] = {}
     for row in table.rows:

@@ -61,7 +61,7 @@ SEEDS = {
     "suite sim": 50,
     "suite rpyc": 4,
     "fuzz sim": 200,
-}  # how many seeds a block has, so that it takes a minute or two
+}  # how many seeds a block has; chosen so that a block takes a minute or two
 GROWTH_MB = 50.0  # memory is reported if it has grown by more than this since the first block
 TRIALS = 3  # seeds of a lab's first test; an implementation that passes none of them cannot do the lab
 MAX_LOGS = 100  # files in DIR/logs

@@ -98,7 +98,7 @@ def contracts(lab: Lab) -> list[ClassContract]:
     return found
 
 
-# The fields that lab 2E adds to entries and snapshots. The tests read from them who may vote.
+# The fields that lab 2E adds to entries and snapshots. From these fields, the tests read who may vote.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 # Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})

@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.against", description="Compare the CPU time of this version with an earlier one."
     )
     parser.add_argument("commit", help="the other version, such as 93a1fd1")
-    parser.add_argument("--labs", default="2A,2B,2C,2D", metavar="2A[,2B]", help="default: %(default)s")
+    parser.add_argument("--labs", default="2A,2B,2C,2D", metavar="2A[,2B]", help="labs to run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="passes to average (default: %(default)s)")
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="measure each version N times (default: %(default)s)"

@@ -253,7 +253,7 @@ def killed_half(folder: Path, home: Path, options: argparse.Namespace) -> int:
         print_usage("until killed", usages[-1])
         if not usages[-1].killed:
             sys.exit("all runs were done before the kill; use a smaller --kill-at")
-        # Copy the records as they are now: the final ones must contain all of them.
+        # Copy the records as they are now: the final records must contain all of these.
         copied = shutil.copyfile(out / RECORDS, home / "copy")
         os.replace(copied, at_kill)
     usages.append(grade(folder, out, options.runs, options.jobs))
@@ -295,8 +295,8 @@ def main() -> int:
         "--kill-at",
         type=float,
         default=0.4,
-        help="kill when this share of all runs is done; runs of rejected submissions count but never happen, so keep the "
-        "share well below 1",
+        help="kill when this share of all planned runs is done; the plan includes runs of submissions that will be "
+        "refused, so keep the share well below 1",
     )
     parser.add_argument(
         "--out", type=Path, help="keep everything in this folder, and continue what an earlier call started there"

@@ -34,7 +34,7 @@ from raftlab.worlds.host_process import WarmHost
 from tests.conftest import ROOT, SOLUTION
 
 T = TypeVar("T")
-# If other processes used at least this share of the processors, the page warns that the real times on it are too long.
+# If other processes used at least this share of the processors, the page warns that its real times are too long.
 BUSY = 0.10
 
 OUT_OF_PROCESS = "raftlab, as it grades: judge and host are two processes"

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 SERVERS = 5
-HEARTBEAT = 0.1  # seconds; the reference's
+HEARTBEAT = 0.1  # seconds, as in the reference solution
 TIMEOUT = (0.4, 0.8)  # bounds of the election timeout, in seconds
 
 

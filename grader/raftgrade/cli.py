@@ -97,7 +97,7 @@ class Tools:
 def main(argv: Sequence[str] | None = None, tools: Tools | None = None) -> int:
     """Run the command line ``argv``. Returns the exit code; raises ``SystemExit`` where argparse does."""
     command_line.prepare_streams()
-    csv.field_size_limit(sys.maxsize)  # a cell of a gradebook may have a long text
+    csv.field_size_limit(sys.maxsize)  # a cell of a gradebook may hold a long text
     arguments = options.parser().parse_args(argv)
     tools = tools or Tools()
     commands: dict[str, Callable[[], int]] = {
@@ -129,7 +129,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
             raise CannotStart(f"{text}: {more}")
         print(f"raftgrade: NOT VERIFIED: {text}", file=sys.stderr)
     if arguments.rubric is not None:
-        # The secret is needed only for making hidden runs, and these have been made.
+        # public() leaves out the secret, which is needed only to choose the seeds of hidden runs. These runs have been made.
         report.rubric = _rubric(arguments.rubric, tools).public()
     codes = {} if key is None else anonymous.codes(key, [each.name for each in report.submissions])
     finder = Finder(report.submissions, lambda each: each.path, codes)
@@ -144,7 +144,7 @@ def _report(arguments: argparse.Namespace, tools: Tools) -> int:
         report.attempts = arguments.attempts
     if arguments.anonymous:
         if not codes:
-            raise CannotStart("--anonymous makes the codes with your key, but there is no folder to keep a key in")
+            raise CannotStart("--anonymous computes each code from your key, but there is no folder to keep a key in")
         report = anonymous.anonymous(report, codes)
     report_options = formats.ReportOptions(
         arguments.format,

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 FILE_S = 5  # seconds for one file; the reference solution takes a fiftieth of that
 MEMORY_BYTES = 3_000_000_000  # of address space; the largest file that may be handed in needs about a third of that
-MIN_NODES = 300  # a class or function with fewer nodes in its parts is short (about forty lines)
-MOST_SHORT = 1000  # the most short classes and functions that are kept; the skeleton has fewer
+MIN_NODES = 300  # a class or function is short if its parts have fewer nodes; 300 nodes are about forty lines
+MOST_SHORT = 1000  # at most this many short classes and functions are kept; the skeleton has fewer
 _TYPES = ("annotation", "returns", "type_comment", "type_params")  # fields that do not change what a program does
 
 
@@ -61,9 +61,9 @@ def statements(text: str) -> list[Statement]:
 
 def without_repetitions(found: list[Statement]) -> list[Statement]:
     """The statements of a file without those that make no difference to the caller, so that a file of a million statements
-    does not fill the caller's memory. The caller compares only long classes and functions. Of the short ones it needs to
-    know whether all are in the skeleton, so one of each shape is kept, and at most :data:`MOST_SHORT`. Equal parts become
-    one."""
+    does not fill the caller's memory. The caller compares only long classes and functions. Of the short ones, it needs
+    to know only whether all are in the skeleton. So one of each shape is kept, and at most :data:`MOST_SHORT` of them. Equal
+    parts become one."""
     kept: list[Statement] = []
     short: set[str] = set()
     for each in found:

@@ -60,7 +60,7 @@ _WORDS = {
     "contract: bad-peer": "a call to a server or method that does not exist",
     "contract: no-method": "a method of an earlier lab that is missing",
     "other: flood": "far too many messages, saves or lines",
-    "other: assertion": "a test's expectation, which belongs to no rule",
+    "other: assertion": "an unmet expectation of a test, which no rule covers",
 }
 
 

@@ -21,7 +21,7 @@ from raftlab.runs.trace_quota import TraceQuota
 
 MakeEngine = Callable[[Settings, Commands, Store], Engine]
 SAVE_S = 5.0  # seconds between two updates of report.json; each record is written when it arrives
-SAVE_SHARE = 20  # after an update that took N seconds, the next one starts at least this many times N seconds later
+SAVE_SHARE = 20  # after an update that took N seconds, at least 20 * N seconds pass before the next one starts
 
 
 def grade(

@@ -135,7 +135,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _workflow(text: str, address: str) -> str:
-    """The workflow in the student's folder, which installs the kit and no other raftlab."""
+    """The workflow for the student's folder: ``text``, changed to install the kit and no other raftlab."""
     if address:
         lines = rf'\1- run: pip install "{address}"\n'
     else:
@@ -146,7 +146,7 @@ def _workflow(text: str, address: str) -> str:
 
 
 def _container(text: str, address: str) -> str:
-    """The container's file, which installs the kit and no other raftlab."""
+    """The container's file: ``text``, changed to install the kit and no other raftlab."""
     assert text.count(_CONTAINER_INSTALLS) == 1, "the container installs raftlab in another way"
     text = text.replace("or else raftlab from PyPI", "or else the one on the web" if address else "and nothing else")
     return text.replace(_CONTAINER_INSTALLS, f"|| echo {address or './raftlab-*.whl'})")

@@ -37,7 +37,7 @@ def mark_one(submission: SubmissionResult, rubric: Rubric, settings: Settings) -
             if reason:
                 test.state, test.notes = "open" if is_open else "skipped", [reason]
                 for network in test.networks:
-                    # No more runs are planned. Those that are there were made when another rubric did not skip the lab.
+                    # No more runs are planned. Finished runs were made under another rubric, which did not skip the lab.
                     network.runs = network.done
             else:
                 _judge(test, rubric, settings)
@@ -123,7 +123,7 @@ def _judge(test: TestResult, rubric: Rubric, settings: Settings) -> None:
         unrun = all(not network.runs for network in test.networks)
         test.state = "open" if unrun else "waiting"
         if unrun:
-            test.notes = ["open: it was skipped under the rubric of the run; run raftgrade again"]
+            test.notes = ["open: the rubric of the grading run skipped this test; run raftgrade again"]
         return
     test.state = "judged"
     if rubric.rule_for(test.lab, test.name) == "all-or-nothing" and any(

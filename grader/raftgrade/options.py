@@ -227,7 +227,7 @@ def proof_settings(arguments: argparse.Namespace) -> ProofSettings:
 
 
 def proof_command(arguments: argparse.Namespace) -> str:
-    """The command that repeats a proof, without options that do not change its figures."""
+    """The command that repeats a proof, with only those options that affect its figures."""
     words = ["raftgrade", "proof"]
     words += [arguments.bank] if arguments.bank != "tests" else []
     for option, default in (

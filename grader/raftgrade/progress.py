@@ -14,7 +14,7 @@ from raftlab.safe_text import duration, one_line
 REDRAW_S = 0.1  # seconds between two redraws on a terminal
 LINE_S = 10.0  # seconds between two lines on a pipe
 
-# How many seconds a run keeps one worker busy. These are estimates, which are used until there are measurements.
+# How many seconds a run keeps one worker busy: an estimate, which counts as much as one measured run.
 GUESS_S = {"sim": 0.5, "rpyc": 8.0}
 
 # Workers also start jobs and write reports, and on a busy machine they may have to wait for a processor. This overhead

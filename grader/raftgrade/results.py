@@ -187,7 +187,7 @@ class SubmissionResult(msgspec.Struct, kw_only=True):
 
     @property
     def earned(self) -> float:
-        """What its tests have earned, without the penalty and without points that a person gave to the whole submission."""
+        """The points of its tests, before the penalty. Points that a person gave to the whole submission do not count."""
         return sum(test.points for test in self.tests) if self.state not in UNTESTED else 0.0
 
     @property

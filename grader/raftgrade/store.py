@@ -345,7 +345,7 @@ def _pieces(report: Report, as_json: Callable[[SubmissionResult], bytes]) -> Ite
 
 
 def _just_made(folder: Path) -> bool:
-    """Whether ``folder`` holds only the files that a run leaves if it is killed before it writes its first
+    """Whether ``folder`` holds only the files that a grading run leaves if it is killed before it writes its first
     ``report.json``."""
     if not all(
         entry.name in (RECORDS, LOGS, TRACES, SUBMISSIONS, _PARTIAL, _NEW_RECORDS) for entry in folder.iterdir()

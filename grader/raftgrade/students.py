@@ -78,7 +78,7 @@ class DownloadName(msgspec.Struct, frozen=True, kw_only=True):
         ids: what identifies the student.
         late: whether the system says that the submission was late.
         rest: the name of the student's own file; empty for a folder.
-        text: whether it is a text that was typed into a form, not a file.
+        text: whether the student typed a text into a form instead of handing in a file.
     """
 
     prefix: str
@@ -203,7 +203,7 @@ class Finder(Generic[_Named]):
 
     def find(self, text: str) -> list[_Named]:
         """The submissions that ``text`` names: by the name that the report shows, else by an id, else by a student's or
-        group's name, else by the name of its file or folder."""
+        group's name, else by the name of the submission's file or folder."""
         text = text.strip()
         for tier, key in zip(self._tiers, (text, folded(text), folded_name(text), folded(text)), strict=True):
             found = tier.get(key) or tier.get(folded(text)) or []

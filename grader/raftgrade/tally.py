@@ -60,7 +60,8 @@ class PassedRun(NamedTuple):
 
 
 class RunCounter:
-    """The finished runs of one test on one network. ``number`` is the index of its result in the submission."""
+    """The finished runs of one test on one network. ``number`` is the index of ``result`` among all
+    results of the submission."""
 
     def __init__(self, result: NetworkResult, number: int) -> None:
         self.result = result
@@ -80,8 +81,8 @@ class RunCounter:
         """Count a run, and return whether that changed anything. The first outcome stays, because a rerun must not hide a
         failure. Only a run that could not be judged may be judged later.
 
-        If the lab itself failed, our code, the machine or the submission may be to blame. The submission is blamed if the
-        lab fails again with the same seed, and nothing shows that the machine is to blame.
+        When the lab itself (raftlab) fails, the fault may be in our code, in the machine or in the submission. The
+        submission is blamed if the lab fails again with the same seed, and nothing shows that the machine is to blame.
         """
         seed = record.seed
         if self.outcomes.get(seed, "error") != "error":
@@ -254,7 +255,8 @@ class Tally:
         return None
 
     def update_report(self, complete: bool, seconds: float) -> Report:
-        """The report so far, without what was spilled to disk. ``seconds`` is how long the run has taken."""
+        """The report so far, without what was spilled to disk. ``seconds`` is how long the grading run
+        has taken."""
         for name in sorted(self._stale):
             self.settle(name)
         self._stale.clear()

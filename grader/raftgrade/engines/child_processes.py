@@ -46,8 +46,8 @@ class Children:
     Args:
         workers: the number of threads, each of which runs one child at a time. Pass 0 if other work also keeps the
             machine busy; then no child gets a processor of its own.
-        fork_server: forks those children that run raftlab's own modules, with the environment that the fork server has. All
-            other children are started in the usual way.
+        fork_server: forks each child that runs one of raftlab's own modules and has the same environment as the fork
+            server. All other children are started in the usual way.
     """
 
     def __init__(self, workers: int = 0, fork_server: JobForkServer | None = None) -> None:
@@ -65,7 +65,8 @@ class Children:
         """Kill every child and everything in its group, and start no more children."""
         self._stopped = True
         if self._fork_server is not None:
-            self._fork_server.kill()  # before the lock is taken, because a thread that waits for this server may hold it
+            # Before the lock is taken: a thread that waits for this server may hold the lock.
+            self._fork_server.kill()
         with self._lock:
             for pid in self._running:
                 _kill_group(pid)
@@ -189,7 +190,7 @@ def _read_lines(read_fd: int, exit_fd: int, on_line: Callable[[bytes], bool], si
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     poller.register(exit_fd, select.POLLIN)
-    # The time in which this process is stopped does not count: the child may then write lines, but nobody reads them.
+    # While this process is suspended, the child may write lines, but nobody reads them. So that time does not count.
     silent = TimeAwake()
     rest = bytearray()  # the beginning of a line
     while True:

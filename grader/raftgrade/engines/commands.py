@@ -1,7 +1,7 @@
 """The command lines and the environment of jobs and of the contract check.
 
-Both run in a Python that ignores the current folder (``-P``), and pytest runs in the folder of the suites, so that no file
-of a submission can configure the judge.
+Jobs and the check run in a Python that ignores the current folder (``-P``), and pytest runs in the folder of the suites, so
+that no file of a submission can configure the judge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raftlab.runs import random_scenarios
 from raftlab.sandbox.levels import Level
 from raftlab.suites import catalogue
 
-# The number of bytes of traces that are kept for a submission, so that a program with huge traces cannot fill the disk.
+# At most this many bytes of traces are kept for a submission, so that a program with huge traces cannot fill the disk.
 # The limit applies to each running job, and to all of a submission's traces once the job's records are counted.
 TRACE_QUOTA = 100_000_000
 
@@ -53,8 +53,8 @@ class RaftlabCommands:
             *(
                 "-p",
                 "no:cacheprovider",
-                # This plugin collects all garbage twice when a job ends, which takes 0.04 s, about 1 % of a job's CPU time.
-                # It is not needed: without it, Python itself writes an exception in a destructor into the job's log.
+                # unraisableexception collects all garbage twice when a job ends, which takes 0.04 s, about 1 % of a job's
+                # CPU time. Without this plugin, Python itself writes an exception in a destructor into the job's log.
                 "-p",
                 "no:unraisableexception",
                 "-p",

@@ -49,8 +49,8 @@ T = TypeVar("T")
 
 
 class RemoteJob(msgspec.Struct, kw_only=True):
-    """The task of a worker: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission;
-    ``main`` is the name of its file, or empty if the submission is a folder."""
+    """The task of a worker: a job, or (without ``job``) the check of a submission. ``files`` is a zip of the submission.
+    ``main`` is the name of the submission's only file, or empty if the submission is a folder."""
 
     files: bytes
     main: str
@@ -83,8 +83,8 @@ class WorkerWithoutSandbox(Exception):
 
 @lru_cache
 def missing_sandbox(level: Level) -> str:
-    """The reason why the sandbox ``level`` does not work on this machine; empty if it works. Each process tries it only
-    once."""
+    """The reason why the sandbox ``level`` does not work on this machine; empty if it works. Each process tries a
+    sandbox only once."""
     if level == "none":
         return ""
     available = levels.probe(level)

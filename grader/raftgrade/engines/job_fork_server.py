@@ -1,11 +1,11 @@
-"""A process that has pytest and raftlab imported, and forks the processes of jobs and checks.
+"""A process that imports pytest and raftlab once, and then forks the processes of jobs and checks.
 
     python -P -m raftgrade.engines.job_fork_server FD
 
 ``FD`` is an inherited Unix socket to the grader. Importing takes half of the CPU time of a short job, and a forked process
 need not import anything. A forked process becomes a child of the grader, not of this process. So the grader treats it like a
-process that the grader has started itself. No student code runs in this process or in its children: they are judges, and
-start hosts.
+process that the grader has started itself. No student code runs in this process or in a forked one: forked processes are
+judges, and start hosts.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def run_check(
     Args:
         submission: its name.
         path: where its copy is.
-        labs: the labs to check it for.
+        labs: the labs for which to check the submission.
         log: what the check prints; removed unless something goes wrong.
     """
 
@@ -271,7 +271,7 @@ class _JobRunner:
             self._blame([run], f"the job {ending} at this run, twice")
 
     def _blame(self, runs: list[Run], what: str) -> None:
-        """Fail the ``runs``, at which the job died; if the machine is to blame, they count as not judged."""
+        """Give an outcome to ``runs`` at which the job died: not judged if the machine is to blame, otherwise failed."""
         if self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:

@@ -1,9 +1,9 @@
 """Decide which jobs of a submission come next, and when there are none left.
 
 Usually all jobs of a submission are started together. There are four exceptions: a lab is skipped if something is missing
-for it, a rubric may skip a lab unless another lab was passed, a sequential test gets more runs only while it is undecided,
-and runs that could not be judged are tried once more, in separate jobs. Each decision depends only on the outcomes and not
-on the order in which they arrive, so any number of jobs on any engine performs the same runs.
+for it, a rubric may skip a lab unless another lab was passed, a sequential test (``--until-sure``) gets more runs only while
+it is undecided, and runs that could not be judged are tried once more, in separate jobs. Each decision depends only on the
+outcomes and not on the order in which they arrive, so any number of jobs on any engine performs the same runs.
 
 Runs whose outcome is in an earlier report are not repeated. The outcome of such a run is counted at the moment when the run
 would have been started. A run that would never have been started (because its lab is skipped, or its sequential test is
@@ -31,7 +31,8 @@ Run = tuple[str, str, str, int]  # lab, test, network, seed
 
 
 class Batch(NamedTuple):
-    """Runs of one lab that are started together. ``label`` distinguishes the ids of their jobs from others."""
+    """Runs of one lab that are started together. Jobs of different batches have different ids, because the ids contain
+    ``label``."""
 
     lab: str
     network: str

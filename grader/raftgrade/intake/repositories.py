@@ -1,6 +1,7 @@
 """Fetches the files of one commit of a git repository, without hooks, submodules, credentials or prompts.
 
-All repositories of a grading run share one deadline, so that no repository delays the others. Several are fetched at a time.
+Several repositories are fetched at a time. Each has a time limit, so that a slow one does not delay the others for long, and
+all repositories of a grading run together have another.
 """
 
 from __future__ import annotations
@@ -220,6 +221,6 @@ def _reason(errors: bytes, code: int) -> str:
     if any("Authentication failed" in line or "could not read " in line for line in lines):
         return "it does not exist, or needs a password"
     if not lines:
-        return "git used too much of the machine" if code < 0 else f"git ended with code {code}"
+        return "git used too much CPU time, memory or disk space" if code < 0 else f"git ended with code {code}"
     text = re.sub(r"//[^/@\s]*@", "//", lines[0].partition(": ")[2])
     return one_line(text, 200)

@@ -31,7 +31,7 @@ _COLUMNS = {
     "path": ("path",),
     "url": ("url", "student_repository_url"),
 }
-# More columns that identify a student. Canvas' own ID is one of them if there is a "SIS User ID", too.
+# More columns that identify a student. If a table has both "SIS User ID" and "ID" (Canvas' own), "ID" is one of these.
 _MORE_IDS = ("id", "canvas id", "identifier", "github", "github_username", "integration id")
 _LIMIT_DAYS = 10_000
 
@@ -72,8 +72,8 @@ def read_text(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Excel writes "Unicode text". Every line ends with
-    a line feed. Raises ``UnicodeDecodeError``."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Excel writes "Unicode text". In the
+    result, every line ends with a line feed. Raises ``UnicodeDecodeError``."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
 
@@ -182,7 +182,7 @@ def _days(text: str) -> float | None:
 def require_distinct(table: Table) -> None:
     """Raise :class:`BadPath` if two rows of a table cannot be told apart, or claim the same id for two students.
 
-    A student may have several rows if they say where several submissions are.
+    A student may have several rows if these rows say where different submissions are.
     """
     first: dict[str, Row] = {}
     for row in table.rows:

@@ -5,8 +5,8 @@ simulator, with preemption. A pass in which a test fails has *killed* the bug. T
 Later passes begin with the test that is most likely to fail, and stop at the first failure: they only have to show whether
 the bug is killed.
 
-Each bug gets ``seeds`` passes. If none of these kills a hard bug, it gets more, until the first kill or up to
-``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
+Each bug gets ``seeds`` passes. If none of these kills a hard bug, the bug gets more, until the first kill or up
+to ``hard_seeds``. Passes are counted in the order of their seeds, so the result does not depend on the number of parallel
 passes. Only this rule ends a measurement: a result that looks good never ends it early. Under this rule, the
 Clopper-Pearson interval for k kills in n passes still contains the true probability with a chance of at least 95 %. If more
 than ``seeds`` passes were needed, k is 0 or 1. For k = 1, the interval's lower end p solves 1 - (1-p)^n = 2.5 %: with this

@@ -31,7 +31,7 @@ from raftlab.suites import catalogue
 
 NET_SEEDS = range(10_000, 10_003)  # the seeds of the passes on the real network; no simulated pass has such a seed
 _FORMAT = 1  # increase it when the meaning of a pass changes, so that old passes do not count
-# For each lab: before its suite runs, this lab and all later ones are removed from the reference (empty: none).
+# By lab: the first of the labs that are removed from the reference before the suite runs (empty: none is removed).
 _BEFORE = {"2A": "2E", "2B": "2E", "2C": "2E", "2D": "2E", "2E": "2F", "2F": "2G", "2G": ""}
 
 

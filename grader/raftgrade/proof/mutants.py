@@ -48,7 +48,7 @@ OPERATORS = {
     "save-late": "the state is saved by another thread, once the lock is free",
     "wait-once": "a wait does not check its condition again",
     "notify-one": "one waiting thread is woken instead of all",
-    "stale": "a field is read before a call that may change it instead of after",
+    "stale": "a field is read before, instead of after, a call that may change it",
 }
 NOTES = Path("mutants", "notes.toml")  # below the folder of the bank
 _MODULE = "constants"  # used in place of a function's name for code outside of functions
@@ -189,7 +189,7 @@ class _Facts:
     """Facts about the whole class that the operators need."""
 
     optional: set[str] = field(default_factory=set)  # fields of messages that have a default value
-    scalars: set[str] = field(default_factory=set)  # fields of a server that methods set, if they have no items
+    scalars: set[str] = field(default_factory=set)  # fields of a server that methods set and that have no items
     changes: dict[str, set[str]] = field(default_factory=dict)  # the fields that each method may replace
 
 

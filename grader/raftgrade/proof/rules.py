@@ -30,7 +30,7 @@ class RuleRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         id: a short name, unique in the matrix.
         source: the lines of the paper, the dissertation or a handout that state the rule.
         says: the rule, in a sentence of our own.
-        labs: the labs that ask for it.
+        labs: the labs that ask for the rule.
         bug: the id of the bug that breaks this rule, such as ``2a/el-double-vote``.
         test: the test that must catch the bug.
         handout: the section of a handout that explains the rule, such as ``lab-2a-details.md#terms``; may be empty.

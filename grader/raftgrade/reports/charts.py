@@ -218,7 +218,7 @@ class Lesson:
     Attributes:
         rule: the broken rule. If it is ``None``, ``text`` says what went wrong.
         read: the file and anchor of the handout about such failures; empty if there is none.
-        tests: the tests that failed in this way, the one with most submissions first.
+        tests: the tests that failed in this way, those that failed in the most submissions first.
         submissions: the submissions that failed in this way.
         share: the share of these submissions among all submissions.
     """

@@ -103,7 +103,7 @@ def fill(report: Report, template: str, system: str, column: str | None = None) 
         notes.append(f"Moodle will skip {above} above the assignment's maximum: {_named(too_many)}")
     text, guarded = io.StringIO(), 0
     writer = csv.writer(text, delimiter=delimiter, lineterminator=end)
-    # In these columns, the system finds the student of a row and the mark. So their cells must stay as they are.
+    # In these columns, the system finds the student of a row and the mark. So cells in these columns must stay as they are.
     exact = {place, *(column for tier in tiers[:_NAMES] for column in tier)}
     for row in rows:
         safe = [cell if column in exact else safe_cell(cell) for column, cell in enumerate(row)]

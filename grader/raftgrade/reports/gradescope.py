@@ -135,7 +135,7 @@ def make_zip(
         more_files: the contents of more files, by their names in the zip.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the zip cannot be written.
     """
     values = {
         "@labs@": ",".join(labs),

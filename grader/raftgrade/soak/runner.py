@@ -2,7 +2,7 @@
 
 The work is split into blocks. A block runs a range of fresh seeds for one lab, one implementation and one network. Blocks
 that differ only in their seeds form a series. The series with the fewest blocks goes next, so that all series get equally
-many runs. A finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues
+many blocks. A finished block is a line in the log (:mod:`raftgrade.soak.log`), and a later soak in the same folder continues
 after it. If the soak is killed, only the block that was running is lost.
 """
 
@@ -61,7 +61,7 @@ SEEDS = {
     "suite sim": 50,
     "suite rpyc": 4,
     "fuzz sim": 200,
-}  # how many seeds a block has, so that it takes a minute or two
+}  # how many seeds a block has; chosen so that a block takes a minute or two
 GROWTH_MB = 50.0  # memory is reported if it has grown by more than this since the first block
 TRIALS = 3  # seeds of a lab's first test; an implementation that passes none of them cannot do the lab
 MAX_LOGS = 100  # files in DIR/logs

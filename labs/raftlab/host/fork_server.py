@@ -96,7 +96,7 @@ class ForkServer:
 
     def _limit_children(self, limits: Limits) -> None:
         """Kill the largest child if all children together use too much memory. Where the operating system does not limit
-        their threads, also kill the child with the most threads if they have too many.
+        the number of threads, also kill the child with the most threads if all children together have too many.
 
         The memory is polled, because an ordinary user cannot ask the operating system for a notice."""
         now = time.monotonic()
@@ -132,7 +132,7 @@ class ForkServer:
                 importlib.import_module(_CHILD_MODULES[command.world])
                 _freeze_objects()
             if command.world == "run" and (self._limits is not None or not self._import_all(command.modules)):
-                return False  # a "run" child contains the judge, so it must not run student code in a sandbox
+                return False  # a "run" child contains the judge, so code that needs a sandbox must not run in it
             self._simulated += command.world in ("sim", "prepared")
             if self._simulated == 2 and not self._warm:
                 # Warm up only before the second run: a warm-up pays off only after a few runs, and many hosts perform

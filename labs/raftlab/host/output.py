@@ -18,8 +18,8 @@ Writer = Callable[[str, str], None]  # topic, text
 
 
 class Sink:
-    """Passes lines on to ``write`` until it has passed :data:`MAX_OUTPUT` characters. ``write`` gets only text that can
-    be encoded in UTF-8."""
+    """Passes lines on to ``write``, up to :data:`MAX_OUTPUT` characters in all. ``write`` gets only text that can be encoded
+    in UTF-8."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write

@@ -63,7 +63,7 @@ def compile_with_switch_points(
 
 
 def _switch_point(statement: ast.stmt) -> ast.stmt:
-    # It spans only the start of the statement; otherwise a traceback would underline the whole statement.
+    # The switch point spans only the start of the statement. Otherwise a traceback would underline the whole statement.
     line, column = statement.lineno, statement.col_offset
     place = {"lineno": line, "col_offset": column, "end_lineno": line, "end_col_offset": column}
     call = ast.Call(ast.Name(TICK, _LOAD, **place), [], [], **place)

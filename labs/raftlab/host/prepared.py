@@ -24,8 +24,8 @@ from raftlab.messages import codec
 from raftlab.submission.definitions import DefinitionChecker, DoesMore, Kind
 from raftlab.submission.source import SubmissionError
 
-# By role (raftlab.messages.protocol.Boot): the modules and classes that an incarnation needs, and the methods of each
-# class that messages call.
+# By role (raftlab.messages.protocol.Boot): the modules and classes that an incarnation needs and, for each class, the
+# methods that messages call.
 HANDLERS: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "raft": (("raft", "Raft", codec.RPC_METHODS),),
     "service": (("raft", "Raft", codec.RPC_METHODS), ("kv", "KVServer", codec.SERVICE_METHODS)),

@@ -481,7 +481,8 @@ def _sleep(seconds: float) -> None:
 
 
 def _clocks(wall: Callable[[], float]) -> dict[str, Any]:
-    """``clock_gettime`` and the like. Each reads this server's own clock, whichever clock the caller asks for."""
+    """``clock_gettime`` and the like. A clock that shows the date reads ``wall``. All others read this server's monotonic
+    clock."""
     clocks = {
         value: wall if name in ("CLOCK_REALTIME", "CLOCK_TAI") else _monotonic
         for name, value in vars(real_time).items()

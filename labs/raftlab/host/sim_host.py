@@ -29,8 +29,8 @@ CHECK_INTERVAL = 1.0
 # A harness call or handler that waits in a cycle of locks will never return. After this many virtual seconds it is
 # reported as a fault.
 DEADLOCK_TIMEOUT = 2.0
-# The same limit for a call or handler that waits for anything else. If it waits for a lock, another thread may hold
-# that lock across RPCs, each of which takes up to 7 s if the other server is dead.
+# The same limit for a call or handler that does not wait in a cycle of locks. It is longer, because the call may wait for
+# a lock that another thread holds across RPCs, each of which takes up to 7 s if the other server is dead.
 ANSWER_TIMEOUT = 20.0
 
 

@@ -65,8 +65,8 @@ class Limits(msgspec.Struct, frozen=True):
         below_tmp: Files and folders below ``/tmp`` that the child's own ``/tmp`` shows too, because Python needs them.
         memory: Bytes of memory that all servers of a run may use together at any time.
         space: Bytes of address space for a simulated run.
-        server_space: Bytes of address space for a server on the real network. It is larger because the stacks of threads
-            use address space but hardly any memory.
+        server_space: Bytes of address space for a server on the real network: more than ``space``, because the stacks of
+            threads use address space but hardly any memory.
         threads: Number of threads of all children together. With namespaces, the operating system enforces this limit
             for the user. Without namespaces, it would also count the threads of the user's other processes, so the
             warm host counts the threads instead.

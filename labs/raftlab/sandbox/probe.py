@@ -229,8 +229,8 @@ def _expect(condition: bool) -> None:
 
 
 def _fails(attempt: Callable[[], object]) -> None:
-    """Raise ``OSError`` if ``attempt`` succeeds. For what the sandbox must allow: only its failure counts against the
-    sandbox."""
+    """Raise ``OSError`` if ``attempt`` succeeds. For attempts that the sandbox must allow: here, a failure counts against
+    the sandbox."""
     _expect(not _succeeds(attempt))
 
 

@@ -10,8 +10,8 @@ Numbers = tuple[int, int]
 # For each machine, the position of its numbers in the pairs below.
 COLUMNS = {"x86_64": 0, "aarch64": 1}
 
-# Calls with a higher number did not exist when this list was made. The C library expects ENOSYS for a call that the
-# kernel lacks.
+# A call with a higher number that is in none of the tables below is newer than the tables. The filter answers it with
+# ENOSYS, because the C library expects this error for a call that the kernel lacks.
 LATEST = 450
 
 # Allowed with any arguments. The filter tests them in this order, so the most frequent ones come first.

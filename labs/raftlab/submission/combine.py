@@ -59,7 +59,7 @@ def combine(service: Path, raft: Path, folder: Path) -> None:
     for name in source.imported(above):
         path = above.modules[name]
         if name == _RAFT_MODULE:
-            continue  # the contract check reports a service that imports it
+            continue  # the contract check reports a service that imports a Raft
         if name in needed_below and not filecmp.cmp(below.modules[name], path, shallow=False):
             shown = above.show(path)
             raise SubmissionError(

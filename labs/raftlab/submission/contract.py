@@ -2,7 +2,7 @@
 
 The check runs before the first test, in a child of the untrusted host, in two stages. :func:`check_source` reads the
 source without running it. It reports only what is certainly wrong, because methods may be inherited, decorated or
-imported. :func:`check_class` then looks at the imported class, and decides the rest. The tests pass arguments by
+imported. :func:`check_module` then looks at the imported class, and decides the rest. The tests pass arguments by
 position, so students may name parameters as they like.
 """
 
@@ -98,7 +98,7 @@ def contracts(lab: Lab) -> list[ClassContract]:
     return found
 
 
-# The fields that lab 2E adds to entries and snapshots. The tests read from them who may vote.
+# The fields that lab 2E adds to entries and snapshots. From these fields, the tests read who may vote.
 _CONFIGURATION_FIELDS = {"entries": ("kind", "members", "old_members"), "data": ("members", "old_members")}
 # Examples of the commands that a log entry must be able to hold.
 _COMMANDS: tuple[Any, ...] = (1, "x", [1], {"x": 1})
@@ -130,8 +130,8 @@ def _is_generator(contract: ClassContract, method: str) -> str:
 
 
 def check_source(submission: Submission, lab: Lab) -> list[Problem]:
-    """Without running the files of the contract's classes, find what is certainly wrong with them. If nothing is found,
-    they can be imported next."""
+    """Find what is certainly wrong with the files of the contract's classes, without running these files. If nothing is
+    found, the files can be imported next."""
     problems: list[Problem] = []
     for contract in contracts(lab):
         found = _check_source_of(submission, contract)

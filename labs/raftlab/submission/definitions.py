@@ -292,7 +292,7 @@ class _Module:
         raise DoesMore(f"{self._name}, line {node.lineno}: {what or type(node).__name__}")
 
     def _bind(self, name: str, value: Value, scope: _Scope, node: ast.stmt) -> None:
-        """Bind a name. It may be bound again only to a value of which the same :class:`Value` is known."""
+        """Bind a name. It may be bound again only if the same is known about the new value as about the old one."""
         special = name.startswith("__") and name.endswith("__")
         if special and name not in (_SPECIAL_NAMES if scope.in_class else _MODULE_NAMES):
             self._refuse(node, name)

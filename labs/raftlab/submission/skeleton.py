@@ -140,7 +140,7 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 
 def _allow_unused_imports(text: str, tree: ast.Module) -> str:
-    """Add a comment for the linter below the docstring of ``text`` if it has unused imports."""
+    """If ``text`` has unused imports, add a comment for the linter below its docstring."""
     imported = {
         (alias.asname or alias.name).partition(".")[0]
         for node in tree.body

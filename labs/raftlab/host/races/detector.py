@@ -157,8 +157,8 @@ class Domain:
         self.free: deque[int] = deque()
         self.times: list[int] = []  # by thread number: its latest time; `clocks` has the clock at that time
         self.clocks: list[list[int]] = []
-        # Through this, the end of the constructor happens before every call by the framework. On a clerk, the end of each
-        # operation does so, too, because a test begins the next operation only when it has the result.
+        # Orders the end of the constructor before every call by the framework. On a clerk, it also orders the end of each
+        # operation before the next, because a test begins the next operation only when it has the result.
         self.before_calls: Sync = Sync()
         self.objects: dict[int, Object] = {}
         self.order = LockOrder()

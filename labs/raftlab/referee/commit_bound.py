@@ -1,8 +1,14 @@
-"""The last index that each server may know to be committed. This is not a rule, but a record that other rules use.
+"""The last index that each server may know to be committed, and the last index that an answer to AppendEntries confirms.
+These are not rules, but records that other rules use.
 
 If an AppendEntries begins before a follower's commit index, the follower may agree only up to its commit index, and
 leave the entries after that for a later message. Its reply still says success, so such a success proves nothing about
 the entries that it left. The referee does not know a server's commit index, but it knows an upper bound of it.
+
+A success usually confirms the entries up to the end of its request. But a follower may keep requests that arrive too
+early, take their entries as soon as those before them have arrived, and say in a field of its own how far it has come.
+So if a field names a higher index, the success confirms all entries up to there that have arrived from the leader of
+this term without a gap.
 """
 
 from __future__ import annotations
@@ -23,6 +29,19 @@ class CommitBound(Invariant):
 
     def __init__(self) -> None:
         self.bound: Counter[int] = Counter()
+        # By server and term: for each prev_log_index of a request with entries, the last index of these entries.
+        self._arrived: dict[tuple[int, int], dict[int, int]] = {}
+
+    def confirmed(self, server: int, args: Message, reply: Message) -> int:
+        """The last index that ``server`` may have confirmed to the leader with this success."""
+        upto: int = args["prev_log_index"] + len(args["entries"])
+        claimed: int = reply.get("claimed", 0)
+        if claimed <= upto:
+            return upto
+        for prev, last in sorted(self._arrived.get((server, args["term"]), {}).items()):
+            if prev <= upto:
+                upto = max(upto, last)
+        return min(upto, claimed)
 
     def is_certain(self, server: int, args: Message) -> bool:
         """Whether a success from ``server`` means that the server has every entry of this AppendEntries."""
@@ -34,13 +53,17 @@ class CommitBound(Invariant):
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         if method == "append_entries":
-            self._raise(server, min(args["leader_commit"], args["prev_log_index"] + len(args["entries"])))
+            prev, last = args["prev_log_index"], args["prev_log_index"] + len(args["entries"])
+            if args["entries"]:
+                arrived = self._arrived.setdefault((server, args["term"]), {})
+                arrived[prev] = max(arrived.get(prev, 0), last)
+            self._raise(server, min(args["leader_commit"], last))
         elif method == "install_snapshot":
             self._raise(server, args["last_included_index"])
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            self._raise(caller, args["prev_log_index"] + len(args["entries"]))  # no leader commits beyond this
+            self._raise(caller, self.confirmed(server, args, reply))  # no leader commits beyond this
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         self._raise(server, msg.index)

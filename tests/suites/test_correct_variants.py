@@ -79,6 +79,61 @@ VARIANTS = {
             "lease_needs_the_old_members",
         ),
     ),
+    "a follower keeps entries that arrive too early, and a later success confirms them": (
+        [
+            (
+                "    conflict_index: int | None = None\n",
+                "    conflict_index: int | None = None\n    stored: int | None = None\n",
+            ),
+            (
+                "        self.in_flight: dict[int, tuple[object, float]] = {}\n",
+                "        self.in_flight: dict[int, tuple[object, float]] = {}\n        self.early: list[Any] = []\n",
+            ),
+            (
+                "            if refusal is not None:\n                return refusal\n            self._store(args)\n",
+                "            self.early = [early for early in self.early[-9:] if early.term == args.term]\n"
+                "            if refusal is not None:\n"
+                "                self.early.append(args)\n"
+                "                return refusal\n"
+                "            self._store(args)\n"
+                "            upto = args.prev_log_index + len(args.entries)\n"
+                "            for early in sorted(self.early, key=lambda early: early.prev_log_index):\n"
+                "                last = early.prev_log_index + len(early.entries)\n"
+                "                if early.prev_log_index <= upto < last and self._conflict(early) is None:\n"
+                "                    self._store(early)\n"
+                "                    upto = last\n",
+            ),
+            (
+                "            self._commit(min(args.leader_commit, args.prev_log_index + len(args.entries)))\n",
+                "            self._commit(min(args.leader_commit, upto))\n",
+            ),
+            (
+                "            return AppendEntriesReply(term=self.current_term, success=True)\n",
+                "            return AppendEntriesReply(term=self.current_term, success=True, stored=upto)\n",
+            ),
+            (
+                "                self._matched(server, args.prev_log_index + len(args.entries))\n",
+                "                self._matched(server, max(args.prev_log_index + len(args.entries), reply.stored or 0))\n",
+            ),
+            # The leader sends the entries in two messages at the same moment, so that one can overtake the other.
+            (
+                "                    args = self._append_args(server, MAX_BATCH)\n",
+                "                    args = self._append_args(server, MAX_BATCH)\n"
+                "                    half = len(args.entries) // 2\n"
+                "                    if half:\n"
+                "                        prev = args.prev_log_index + half\n"
+                "                        later = dataclasses.replace(\n"
+                "                            args, prev_log_index=prev, prev_log_term=self._term_at(prev),\n"
+                "                            entries=args.entries[half:],\n"
+                "                        )\n"
+                "                        args.entries = args.entries[:half]\n"
+                "                        both = server, later\n"
+                "                        call = threading.Thread(target=self._send_append, args=both, daemon=True)\n"
+                "                        call.start()\n",
+            ),
+        ],
+        ("backup", "lossy_network", "concurrent_starts", "mixed_sizes", "whole_log_first", "target_leads_at_once"),
+    ),
 }
 
 

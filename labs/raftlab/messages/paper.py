@@ -124,8 +124,24 @@ def decode_request(method: str, data: bytes) -> dict[str, Any]:
 
 
 def decode_reply(method: str, data: bytes) -> dict[str, Any]:
-    """The paper's fields of a reply. ``data`` may be hostile: this raises only :class:`BadMessage`."""
-    return _decode(_DECODERS[method].reply, data)
+    """The paper's fields of a reply. ``data`` may be hostile: this raises only :class:`BadMessage`.
+
+    A success of AppendEntries also gets the field ``claimed`` if it has an integer in a field of the student's own: the
+    highest one. It may be the index of the last entry that the server has (see commit_bound.py of the referee).
+    """
+    reply = _decode(_DECODERS[method].reply, data)
+    if method == "append_entries" and reply.get("success") and (claimed := _highest_own_integer(data)):
+        reply["claimed"] = claimed
+    return reply
+
+
+def _highest_own_integer(data: bytes) -> int:
+    try:
+        fields = msgspec.msgpack.decode(data)
+    except (RecursionError, TypeError, ValueError, msgspec.DecodeError):
+        return 0
+    own = fields.items() if isinstance(fields, dict) else ()
+    return max((value for name, value in own if name not in ("term", "success") and type(value) is int), default=0)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[dict[str, Any]], data: bytes) -> dict[str, Any]:

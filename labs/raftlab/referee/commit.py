@@ -4,15 +4,17 @@ majority of each of the two sets is needed (§6).
 
 The referee checks this: an index may be applied only once some leader can have committed it. A leader can have committed
 it once a majority, which includes the leader, has an entry of the leader's own term at that index or a later index. For
-the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success.
-The configuration that counts is the latest one in that leader's log, as far as the leader's messages show it.
+the referee, any other server has the entry once it has answered the leader's AppendEntries for the entry with success, or
+has said in a later success that it has the entry (see commit_bound.py). The configuration that counts is the latest one
+in that leader's log, as far as the leader's messages show it.
 
 The rule must accept: leaders that commit when a heartbeat is answered; leaders that commit many entries at once, also
 those of earlier terms together with a no-op entry of their own; followers that learn of the commit before the leader
-applies the entry; followers that agree only up to their commit index and take the rest of the message later; restarted
-servers that apply everything again. With configurations, it must also accept: entries counted under a configuration
-that was appended after them, even if that configuration has not been sent yet; leaders that do not know the newest
-configuration; a single member, which commits without sending anything.
+applies the entry; followers that agree only up to their commit index and take the rest of the message later; followers
+that keep entries that arrive too early, and confirm them later; restarted servers that apply everything again. With
+configurations, it must also accept: entries counted under a configuration that was appended after them, even if that
+configuration has not been sent yet; leaders that do not know the newest configuration; a single member, which commits
+without sending anything.
 """
 
 from __future__ import annotations
@@ -73,9 +75,10 @@ class Commit(Invariant):
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
             matched = self.match_index.setdefault(args["term"], {})
-            upto = args["prev_log_index"] + len(args["entries"])
+            upto = self._commit_bound.confirmed(server, args, reply)
             if upto > matched.get(server, 0):
                 matched[server] = upto
+            upto = args["prev_log_index"] + len(args["entries"])
             certain = self._certain.setdefault(args["term"], {})
             if not self._commit_bound.is_certain(server, args):
                 upto = args["prev_log_index"]

@@ -1,9 +1,11 @@
-"""The last index that each server may know to be committed. This is not a rule, but a record that other rules use.
+"""The last index that each server may know to be committed, and the last index that an answer to AppendEntries confirms.
+These are not rules, but records that other rules use.
 
 If an AppendEntries begins before a follower's commit index, the follower may agree only up to its commit index, and
-leave the entries after that for a later message. The follower's reply still says success. So such a success proves
-nothing about the entries that the follower left. The referee does not know a server's commit index, but it knows an
-upper bound of it.
+            confirmed = self.confirmed(server, args, reply)
+            self._raise(caller, confirmed)  # this reply lets the leader commit at most up to there
+            of_term = (server, args["term"])
+            self._confirmed[of_term] = max(self._confirmed.get(of_term, 0), confirmed)
 """
 
 from __future__ import annotations
@@ -12,6 +14,10 @@ from collections import Counter
 
 from raftlab.api import ApplyMsg
 from raftlab.referee.base import Invariant, Message
+
+
+# Whenever this many requests of a term have arrived at a server, those whose entries are all confirmed are forgotten.
+_FORGET_EVERY = 50
 
 
 class CommitBound(Invariant):
@@ -24,6 +30,20 @@ class CommitBound(Invariant):
 
     def __init__(self) -> None:
         self.bound: Counter[int] = Counter()
+        # By server and term: for each prev_log_index of a request with entries, the last index of these entries.
+        self._arrived: dict[tuple[int, int], dict[int, int]] = {}
+        self._confirmed: dict[tuple[int, int], int] = {}  # by server and term: the highest result of confirmed()
+
+    def confirmed(self, server: int, args: Message, reply: Message) -> int:
+        """The last index that ``server`` may have confirmed to the leader with this success."""
+        upto: int = args["prev_log_index"] + len(args["entries"])
+        claimed: int = reply.get("claimed", 0)
+        if claimed <= upto:
+            return upto
+        for prev, last in sorted(self._arrived.get((server, args["term"]), {}).items()):
+            if prev <= upto:
+                upto = max(upto, last)
+        return min(upto, claimed)
 
     def is_certain(self, server: int, args: Message) -> bool:
         """Whether a success from ``server`` means that the server has every entry of this AppendEntries."""
@@ -35,14 +55,23 @@ class CommitBound(Invariant):
 
     def arrived(self, server: int, caller: int, method: str, args: Message) -> None:
         if method == "append_entries":
-            self._raise(server, min(args["leader_commit"], args["prev_log_index"] + len(args["entries"])))
+            prev, last = args["prev_log_index"], args["prev_log_index"] + len(args["entries"])
+            if args["entries"]:
+                arrived = self._arrived.setdefault((server, args["term"]), {})
+                arrived[prev] = max(arrived.get(prev, 0), last)
+                if len(arrived) % _FORGET_EVERY == 0:  # each claim looks at all of them
+                    known = self._confirmed.get((server, args["term"]), 0)
+                    self._arrived[server, args["term"]] = {p: end for p, end in arrived.items() if end > known}
+            self._raise(server, min(args["leader_commit"], last))
         elif method == "install_snapshot":
             self._raise(server, args["last_included_index"])
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            # The reply lets the leader commit at most up to the last entry of the message.
-            self._raise(caller, args["prev_log_index"] + len(args["entries"]))
+            confirmed = self.confirmed(server, args, reply)
+            self._raise(caller, confirmed)  # this reply lets the leader commit at most up to there
+            of_term = (server, args["term"])
+            self._confirmed[of_term] = max(self._confirmed.get(of_term, 0), confirmed)
 
     def applied(self, server: int, msg: ApplyMsg) -> None:
         self._raise(server, msg.index)

@@ -81,7 +81,7 @@ class WholeLogFirst(Invariant):
 
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
-            index = max(args["prev_log_index"] + len(args["entries"]), self._commit_bound.bound[server])
+            index = max(self._commit_bound.confirmed(server, args, reply), self._commit_bound.bound[server])
         elif method == "install_snapshot" and args["done"] and reply["term"] == args["term"]:
             index = args["last_included_index"]
         else:

@@ -15,7 +15,6 @@ from collections import Counter
 from raftlab.api import ApplyMsg
 from raftlab.referee.base import Invariant, Message
 
-
 # Whenever this many requests of a term have arrived at a server, those whose entries are all confirmed are forgotten.
 _FORGET_EVERY = 50
 

@@ -108,11 +108,8 @@ def find(
                 drafts.append(draft)
     if students is not None:
         drafts = _assign(drafts, students, result)
-    taken_names: set[str] = set()
     taken_slugs: set[str] = set()
-    for draft in drafts:
-        shown = printable(unicodedata.normalize("NFC", draft.name)).replace("\n", "\\n").replace("\t", " ")
-        name = _unique(shown, taken_names)
+    for draft, name in zip(drafts, _names(drafts), strict=True):
         slug = _unique(re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].strip(".") or "submission", taken_slugs)
         about = {field: getattr(draft, field) for field in draft.__struct_fields__} | {"name": name, "slug": slug}
         result.submissions.append(Submission(**about))
@@ -403,6 +400,20 @@ def _repository(text: str) -> Draft:
         reason = f"{printable(where)} names no commit: after # there must be 40 hexadecimal digits"
         return Draft(kind="nothing", name=name, where=where, reason=reason, given_by_us=True)
     return Draft(kind="git", name=name, where=where, url=url, commit=commit)
+
+
+def _names(drafts: Sequence[Draft]) -> list[str]:
+    """A unique name for each draft. The names that can be shown as they are come first, so that no other name, made
+    printable or with a number, takes the place of one of them."""
+    shown = [
+        printable(unicodedata.normalize("NFC", draft.name)).replace("\n", "\\n").replace("\t", " ") for draft in drafts
+    ]
+    taken: set[str] = set()
+    names = ["" for _ in drafts]
+    for number, draft in enumerate(drafts):
+        if shown[number] == draft.name and draft.name not in taken:
+            names[number] = _unique(draft.name, taken)
+    return [name or _unique(other, taken) for name, other in zip(names, shown, strict=True)]
 
 
 def _unique(name: str, taken: set[str]) -> str:

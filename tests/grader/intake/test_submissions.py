@@ -40,6 +40,12 @@ def test_names_are_unique_and_a_submission_counts_once(tmp_path: Path) -> None:
     assert [item.slug for item in result.submissions] == ["x", "x-2", "___"]
 
 
+def test_a_changed_name_does_not_replace_another_submissions_name(tmp_path: Path) -> None:
+    make(tmp_path, "class/a\tb/raft.py", "class/a b/raft.py", "class/x-2/raft.py", "class/x/raft.py", "other/x/raft.py")
+    result = find([tmp_path / "other/x", tmp_path / "class"])
+    assert names(result) == ["x", "a b-2", "a b", "x-3", "x-2"]
+
+
 def test_folders_without_raft_are_named(tmp_path: Path) -> None:
     make(tmp_path, "bob/raft.py", "dan/notes.txt", ".git/x", "__pycache__/x", "out/report.json")
     result = find([tmp_path], ignore=tmp_path / "out")

@@ -18,6 +18,8 @@ PASSED = 0
 FAILED = 1
 CANNOT = 2
 """Something could not be judged, or the command line or its input was wrong."""
+MACHINE_FULL = 4
+"""The exit code of `python -m raftlab.tools.check` if the machine has no process, memory or descriptor left for it."""
 INTERRUPTED = 130
 """The exit code that a shell reports for a program that was stopped with Ctrl-C."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import errno
 import functools
 import itertools
 import os
@@ -25,6 +26,8 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _LENGTH = struct.Struct("!I")
+# The numbers of the errors with which the operating system says that it has no process, memory, descriptor or space left.
+EXHAUSTED = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT))
 _FD = struct.Struct("i")  # a descriptor in a message
 _LONGEST_MESSAGE = 65536  # bytes
 _POLL_S = 0.005  # seconds between two checks of something that the system cannot wait for
@@ -71,8 +74,8 @@ def receive_message(sock: socket.socket, most_fds: int = 0) -> tuple[bytes, list
         most_fds: the maximum number of descriptors to accept with the message. Further ones are closed.
 
     Returns:
-        The message, empty if the other end is closed; its descriptors; and the id of the process that sent the message, 0 if
-        the system does not tell.
+        The message, empty if the other end is closed; its descriptors, fewer than were sent if this process can open no
+        more; and the id of the process that sent the message, 0 if the system does not tell.
 
     Raises:
         ConnectionError: the other end is gone.

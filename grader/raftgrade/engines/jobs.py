@@ -23,6 +23,7 @@ from raftgrade.engines.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
 from raftgrade.tally import MAX_DETAILED, without_details
+from raftlab.command_line import MACHINE_FULL
 from raftlab.explain.failure import Failure
 from raftlab.labs import LABS
 from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
@@ -131,12 +132,14 @@ def _check(
         )
 
     ending = ""
+    machine = False  # whether the check itself has found that the machine is to blame
     for _ in range(2):
         output = _LineCollector()
         ended = check(path, output)
         if ended.how == "stopped":
             return CheckResult(submission, [], stopped=True)
         ending = _ending(ended, CHECK_S)
+        machine = ended.how == "not-started" or (ended.how, ended.code) == ("exited", MACHINE_FULL)
         try:
             problems = _read_problems(b"\n".join(output.lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -147,7 +150,7 @@ def _check(
     control = check(str(EMPTY_SUBMISSION), _LineCollector())
     if control.how == "stopped":
         return CheckResult(submission, [], stopped=True)
-    if (control.how, control.code) == ("exited", 0):
+    if not machine and (control.how, control.code) == ("exited", 0):
         text = f"reading your code failed: the check of the submission {ending}, twice; a check of other code succeeded"
         return CheckResult(submission, [Problem(text, handout="handouts/setup.md#first-run")])
     _clean_log(log)
@@ -265,14 +268,21 @@ class _JobRunner:
         self._deaths[run] += 1
         self._idle_deaths = 0 if news else self._idle_deaths + 1
         ending = _ending(ended, SILENCE_S[self.job.network])
+        not_started = ended.how == "not-started"
         if self._idle_deaths >= IDLE_DEATHS:
-            self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row")
+            self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row", not_started)
         elif self._deaths[run] >= DEATHS_AT_A_RUN:
-            self._blame([run], f"the job {ending} at this run, twice")
+            self._blame([run], f"the job {ending} at this run, twice", not_started)
 
-    def _blame(self, runs: list[Run], what: str) -> None:
-        """Fail the ``runs``, at which the job died; if the machine is to blame, they count as not judged."""
-        if self._is_the_machine(runs[0]):
+    def _blame(self, runs: list[Run], what: str, started_nothing: bool) -> None:
+        """Fail the ``runs``, at which the job died; if the machine is to blame, they count as not judged.
+
+        Args:
+            what: what happened.
+            started_nothing: whether the job's process could not be started. The process is a judge, so the reason is never
+                the submission.
+        """
+        if started_nothing or self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:
             self._fail(runs, f"run never reported: {what}; the same run of other code reached its end")

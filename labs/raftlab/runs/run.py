@@ -5,7 +5,6 @@ The pytest plugin and the commands use the same class, so that a replay does exa
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -27,6 +26,7 @@ from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.harness.led_there import led_there
 from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import Event, TraceFilter, line
+from raftlab.operating_system import EXHAUSTED
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
 from raftlab.sandbox.levels import Sandbox
@@ -46,7 +46,6 @@ TOO_LATE_S = 0.5
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
 # Even if the judge woke up too late, a failure counts if the run itself used more than this share of one processor.
 BUSY_SHARE = 0.75
-_MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 # The number of events that are shown with a failure.
 _EVENTS_SHOWN = 12
 # The maximum lengths of texts in a record, in characters: of one event, of the failure's sentence, and of a traceback.
@@ -336,14 +335,15 @@ class Run:
     def _unforeseen(self, error: BaseException) -> tuple[Outcome, Failure]:
         """The outcome of a run that raised something other than a ``LabFailure``.
 
-        The machine is to blame if there is evidence for that: something is full, or the host of an empty submission
-        does not start either. Without evidence, the grader repeats the run; see :meth:`raftgrade.tally.RunCounter.add`.
+        The machine is to blame if there is evidence for that: something is full, the host did not even begin to read the
+        submission, or the host of an empty submission does not start either. Without evidence, the grader repeats the
+        run; see :meth:`raftgrade.tally.RunCounter.add`.
         """
         detail = "".join(traceback.format_exception(error))[-_DETAIL_CHARACTERS:]
         text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_FULL:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
             return "error", Failure("machine-full", f"could not be judged: the machine is full: {text}", detail=detail)
-        if isinstance(error, HostNotStarted) and not self.impl.starts_an_empty_submission():
+        if isinstance(error, HostNotStarted) and not (error.has_read and self.impl.starts_an_empty_submission()):
             return "error", Failure(
                 "machine-full", f"could not be judged: no submission can start: {text}", detail=detail
             )

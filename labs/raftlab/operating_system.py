@@ -19,6 +19,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,6 +214,32 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def threads_of(pid: int) -> int:
+    """The number of threads of a process; 0 if the process does not exist any more or the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def can_start_threads(count: int) -> bool:
+    """Whether this process can start ``count`` more threads at this moment."""
+    gate = threading.Event()
+    threads = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=gate.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:  # "can't start new thread"
+        return False
+    finally:
+        gate.set()
+        for thread in threads:
+            thread.join()
+    return True
 
 
 # --- descriptors ---------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def _check(
         if ended.how == "stopped":
             return CheckResult(submission, [], stopped=True)
         ending = _ending(ended, CHECK_S)
-        machine = ended.how == "not-started" or (ended.how, ended.code) == ("exited", MACHINE_FULL)
+        machine = _has_not_started(ended)
         try:
             problems = _read_problems(b"\n".join(output.lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -268,21 +268,21 @@ class _JobRunner:
         self._deaths[run] += 1
         self._idle_deaths = 0 if news else self._idle_deaths + 1
         ending = _ending(ended, SILENCE_S[self.job.network])
-        not_started = ended.how == "not-started"
+        not_started = _has_not_started(ended)
         if self._idle_deaths >= IDLE_DEATHS:
             self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row", not_started)
         elif self._deaths[run] >= DEATHS_AT_A_RUN:
             self._blame([run], f"the job {ending} at this run, twice", not_started)
 
-    def _blame(self, runs: list[Run], what: str, started_nothing: bool) -> None:
+    def _blame(self, runs: list[Run], what: str, not_started: bool) -> None:
         """Fail the ``runs``, at which the job died; if the machine is to blame, they count as not judged.
 
         Args:
             what: what happened.
-            started_nothing: whether the job's process could not be started. The process is a judge, so the reason is never
+            not_started: whether the job's process could not be started. The process is a judge, so the reason is never
                 the submission.
         """
-        if started_nothing or self._is_the_machine(runs[0]):
+        if not_started or self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:
             self._fail(runs, f"run never reported: {what}; the same run of other code reached its end")
@@ -404,6 +404,11 @@ class _JobRunner:
             return printable(self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace"))
         except OSError:
             return ""
+
+
+def _has_not_started(ended: ChildExit) -> bool:
+    """Whether the machine had no process, memory or descriptor left for a process of ours."""
+    return ended.how == "not-started" or (ended.how, ended.code) == ("exited", MACHINE_FULL)
 
 
 def _ending(ended: ChildExit, silence_s: float) -> str:

@@ -115,7 +115,7 @@ class ForkServer:
         if sum(used.values()) > limits.memory:
             self._kill_largest(used, runs, "memory")
         elif not limits.namespaces:
-            threads = {pid: _threads(pid) for pid in used}
+            threads = {pid: operating_system.threads_of(pid) for pid in used}
             if sum(threads.values()) > limits.threads:
                 self._kill_largest(threads, runs, "threads")
 
@@ -286,7 +286,7 @@ def uses_much(limits: Limits | None, pids: Iterable[int]) -> Literal["", protoco
     pids, limits = list(pids), limits or Limits()
     if sum(map(_private_memory, pids)) > _MUCH * limits.memory:
         return "memory"
-    return "threads" if sum(map(_threads, pids)) > _MUCH * limits.threads else ""
+    return "threads" if sum(map(operating_system.threads_of, pids)) > _MUCH * limits.threads else ""
 
 
 def _private_memory(pid: int) -> int:
@@ -296,11 +296,3 @@ def _private_memory(pid: int) -> int:
     except (OSError, ValueError):
         return 0
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
-
-
-def _threads(pid: int) -> int:
-    """The number of threads of a process; 0 if the process is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
-    except (OSError, ValueError, IndexError):
-        return 0

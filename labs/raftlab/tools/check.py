@@ -6,7 +6,7 @@ Every command that takes a submission makes this check first. It finds the file,
 (:mod:`raftlab.host.check_child`), and runs three servers in the simulator for a moment. Student code runs in the host only.
 
 Exit codes: 0 it can be tested; 2 it cannot, and every reason was printed; 3 raftlab itself failed, which says nothing
-about the submission; 4 (:data:`raftlab.command_line.MACHINE_FULL`) no process can be started on this machine.
+about the submission; 75 (:data:`raftlab.command_line.MACHINE_FULL`) no process can be started on this machine.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import msgspec
 import raftlab
 from raftlab import operating_system
 from raftlab.messages import protocol
-from raftlab.operating_system import children_of, cpu_seconds
+from raftlab.operating_system import children_of, cpu_seconds, threads_of
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels, libc
 from raftlab.sandbox.levels import Sandbox
@@ -296,6 +296,10 @@ class WarmHost:
                 self._exceeded[child] = self._run_exceeded
         return _EXCEEDED[self._exceeded[child]] if child in self._exceeded else describe_exit(status)
 
+    def threads(self) -> int:
+        """The number of threads of the host and of all its children."""
+        return _tree_threads(self._process.pid)
+
     def pid(self, child: int) -> int:
         """The child's process id, as this process sees it."""
         return self._pids[child]
@@ -374,6 +378,10 @@ def _tree_cpu_seconds(pid: int) -> float:
     """The CPU seconds (user and system) of a process and all of its descendants. In a sandbox, the host is a child of the
     sandbox's process."""
     return cpu_seconds(pid) + sum(map(_tree_cpu_seconds, children_of(pid)))
+
+
+def _tree_threads(pid: int) -> int:
+    return threads_of(pid) + sum(map(_tree_threads, children_of(pid)))
 
 
 def describe_exit(status: int | None) -> str:

@@ -1,9 +1,8 @@
-"""A class in which some submissions use up what they can: processor, memory, threads, disk and output. The correct ones beside
-them keep full marks, all of their runs are judged, and nothing is left behind.
+"""A class in which some submissions use up what they can: processor, memory, threads, disk and output. The correct ones
+beside them keep full marks, all of their runs are judged, and nothing is left behind.
 
 This takes many minutes, so ``pytest`` runs it only if the file is named: ``pytest tests/hostile/neighbours.py``. ``-k
-rlimits`` selects a level. With ``-s`` it prints for each submission how many runs passed, failed and could not be judged, and
-how late the judge was at most.
+rlimits`` selects a level. With ``-s`` it prints how many runs of each submission passed, failed and could not be judged.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 LABS = "2A,2B,3A"
 # The reference, and two correct Rafts in other styles with the reference's service above them.
 NEIGHBOURS = ("reference", "whole_tick", "whole_thread_per_peer")
-# Each of these does its work in a thread beside a Raft that is otherwise correct. So they are not stopped at once, and they use
+# Each of these does its work in a thread beside a Raft that is otherwise correct. So they are not stopped at once, and use
 # the machine for as long as their runs take. The names say what they use up. Their verdicts do not matter here: some stay
 # within their limits and rightly pass.
 HOGS = {

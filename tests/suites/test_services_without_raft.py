@@ -10,6 +10,7 @@ import pytest
 from raftlab.explain.failure import LabFailure
 from raftlab.suites import lab_3a
 from tests.conftest import SOLUTION, sim_cluster
+from tests.hostile import service_bank
 
 SERVICE = """
 
@@ -60,6 +61,17 @@ def test_a_service_that_starts_no_entry_fails(tmp_path: Path) -> None:
             LabFailure, match=r"expected register to have been applied from the log, but no server has applied"
         ):
             lab_3a.test_entry_of_another_leader(lambda *size, **options: c)
+
+
+def test_servers_that_answer_from_shared_memory_at_once_fail(tmp_path: Path) -> None:
+    (entry,) = service_bank.SERVICES["servers that share memory"]
+    entry.write(tmp_path)
+    with sim_cluster(tmp_path / entry.name, 3, lab="3A", clerks=5) as c:
+        c.start_all()
+        with pytest.raises(
+            LabFailure, match=r"expected append\(.*no server has applied a command since the request arrived"
+        ):
+            lab_3a.test_many_clerks(lambda *size, **options: c)
 
 
 def test_a_clerk_that_sends_no_request_fails(tmp_path: Path) -> None:

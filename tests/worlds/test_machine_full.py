@@ -6,11 +6,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from raftlab import operating_system
+from raftlab.explain.failure import Failure, LabFailure
+from raftlab.runs import run as runs
 from raftlab.runs.run import Implementation, Run
 from raftlab.sandbox import restrictions
 from raftlab.suites import catalogue
@@ -129,3 +133,58 @@ def test_what_only_the_child_can_find_out_is_reported_to_its_parent() -> None:
         with pytest.raises(OSError, match="namespaces of its own") as caught:
             restrictions._answer(read, write)
         assert caught.value.errno == number
+
+
+@pytest.mark.parametrize(("kind", "network", "threads", "left", "expected"), [
+    ("exception", "rpyc", 100, False, "error"),
+    ("init-exception", "rpyc", 100, False, "error"),
+    ("no-answer", "rpyc", 100, False, "error"),
+    ("assertion", "rpyc", 100, False, "error"),
+    # The machine has threads left, whatever the student's code says.
+    ("exception", "rpyc", 100, True, "failed"),
+    # The submission itself has them.
+    ("exception", "rpyc", runs.FEW_THREADS, False, "failed"),
+    # A lack of threads explains neither a broken rule of Raft nor the end of a process.
+    ("invariant", "rpyc", 100, False, "failed"),
+    ("host-died", "rpyc", 100, False, "failed"),
+    # In the simulator, servers have no threads of the operating system.
+    ("exception", "sim", 100, False, "failed"),
+])  # fmt: skip
+def test_a_lack_of_threads_is_the_machines_fault_only_if_the_judge_sees_it(
+    impl: Implementation,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    network: str,
+    threads: int,
+    left: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(impl, "threads", lambda: threads)
+    monkeypatch.setattr(runs, "can_start_threads", lambda count: left)
+    run = Run(impl, catalogue.find_test("cluster_of_one"), network, 0)
+    error = LabFailure(Failure(kind, "S0: Raft() raised: RuntimeError: can't start new thread"))
+    assert run.record(error).outcome == expected
+
+
+def test_this_machine_has_threads_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    assert operating_system.can_start_threads(runs.SPARE_THREADS)
+    assert threading.active_count() == before
+    start, started = threading.Thread.start, []
+
+    def start_ten(thread: threading.Thread) -> None:
+        if len(started) == 10:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_ten)
+    assert not operating_system.can_start_threads(runs.SPARE_THREADS)
+    assert len(started) == 10
+    assert threading.active_count() == before  # those that were started have ended
+
+
+def test_the_threads_of_a_host_are_counted(impl: Implementation) -> None:
+    assert impl.threads() == 0
+    impl.host().spawn("check", list(os.pipe()))
+    assert 2 <= impl.threads() < 10

@@ -98,7 +98,7 @@ SERVICES: Kinds = {
     "servers that share memory": [
         _service(
             "servers-share-answers",
-            ("returned", "is missing", "raised Unknown", "no server has applied a command since the request arrived"),
+            ("returned", "is missing", "raised Unknown", "no server has applied a command"),
             *_ANSWER_AT_ONCE,
         ),
     ],

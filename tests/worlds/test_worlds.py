@@ -148,7 +148,7 @@ def test_no_process_outlives_the_judge(how: signal.Signals) -> None:
     ("kind", "late", "outcome"),
     [
         ("assertion", 0.7, "error"),
-        ("assertion", 0.4, "failed"),
+        ("assertion", 0.2, "failed"),
         ("invariant", 0.7, "failed"),
         ("deadlock", 9.0, "failed"),
     ],

@@ -26,7 +26,7 @@ RUNS_IN_A_JOB = {"sim": 100, "rpyc": 6}
 
 # How many jobs run in parallel on the real network, for each job in sim. A run on the real network uses a tenth of a
 # processor. This was measured with four jobs per processor, on a machine whose two processors were each kept busy by an
-# endless loop. Judges woke up at most 0.17 s late, which is a third of what raftlab.runs.run.TOO_LATE_S allows. With more
+# endless loop. Judges woke up at most 0.17 s late, which is two thirds of what raftlab.runs.run.TOO_LATE_S allows. With more
 # jobs, grading did not finish sooner.
 RPYC_JOBS_PER_JOB = 4
 

@@ -18,6 +18,9 @@ PASSED = 0
 FAILED = 1
 CANNOT = 2
 """Something could not be judged, or the command line or its input was wrong."""
+MACHINE_FULL = 75
+"""The exit code of a job, and of `python -m raftlab.tools.check`, if the machine has no process, memory or descriptor left
+for it. On BSD, EX_TEMPFAIL has this number."""
 INTERRUPTED = 130
 """The exit code that a shell reports for a program that was stopped with Ctrl-C."""
 

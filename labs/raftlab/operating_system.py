@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import ctypes
+import errno
 import functools
 import itertools
 import os
@@ -18,6 +19,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,8 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _LENGTH = struct.Struct("!I")
+# The numbers of the errors with which the operating system says that it has no process, memory, descriptor or space left.
+EXHAUSTED = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT))
 _FD = struct.Struct("i")  # a descriptor in a message
 _LONGEST_MESSAGE = 65536  # bytes
 _POLL_S = 0.005  # seconds between two checks of something that the system cannot wait for
@@ -71,8 +75,8 @@ def receive_message(sock: socket.socket, most_fds: int = 0) -> tuple[bytes, list
         most_fds: the maximum number of descriptors to accept with the message. Further ones are closed.
 
     Returns:
-        The message, empty if the other end is closed; its descriptors; and the id of the process that sent the message, 0 if
-        the system does not tell.
+        The message, empty if the other end is closed; its descriptors, fewer than were sent if this process can open no
+        more; and the id of the process that sent the message, 0 if the system does not tell.
 
     Raises:
         ConnectionError: the other end is gone.
@@ -219,6 +223,32 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (OSError, ValueError):
         return []
+
+
+def threads_of(pid: int) -> int:
+    """The number of threads of a process; 0 if the process does not exist any more or the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def can_start_threads(count: int) -> bool:
+    """Whether this process can start ``count`` more threads at this moment."""
+    gate = threading.Event()
+    threads = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=gate.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:  # "can't start new thread"
+        return False
+    finally:
+        gate.set()
+        for thread in threads:
+            thread.join()
+    return True
 
 
 # --- descriptors ---------------------------------------------------------------------------------------------------

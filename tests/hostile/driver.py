@@ -1,4 +1,5 @@
-"""Run ``raftgrade`` with one test of each lab, and count the processes that it leaves behind.
+"""Run ``raftgrade`` with one test of each lab, and count the processes that it leaves behind. The variable
+``RAFTLAB_DRIVER_TESTS`` names other tests, separated by commas.
 
     python driver.py RAFTGRADE-ARGUMENTS
 
@@ -17,7 +18,7 @@ from raftgrade.cli import Tools, main
 from raftlab.suites import catalogue
 
 PR_SET_CHILD_SUBREAPER = 36
-TESTS = ("initial_election", "many_clerks")
+TESTS = os.environ.get("RAFTLAB_DRIVER_TESTS", "initial_election,many_clerks").split(",")
 
 
 def count_children() -> int:

@@ -41,6 +41,29 @@ _UNKNOWN = f"""
             raise Unknown("it may have been carried out, or not")
         return "".join(sys.shared.get(key, [])) or None
 {_EXECUTE}"""
+# All servers use one store, and each answers at once, whether it leads or not. They also give every request to Raft.
+_STORE = """
+import sys
+sys.store = getattr(sys, "store", ({}, OrderedDict()))
+"""
+_ANSWER_AT_ONCE = (
+    (_SERVER, _STORE + _SERVER),
+    ("self.data: dict[str, str] = {}", "self.data: dict[str, str] = sys.store[0]"),
+    ("self.sessions: OrderedDict[int, Session] = OrderedDict()", "self.sessions = sys.store[1]"),
+    (
+        """        if not is_leader:
+            return ClientReply("not_leader")
+        if index < 0:
+            return ClientReply("try_again")  # the leader takes no commands while it hands the leadership over (lab 2G)
+        return self._wait_for_reply(index, term, deadline)
+""",
+        """        with self.lock:
+            return self._apply_command(len(self.sessions) + 1, asdict(args))
+""",
+    ),
+    ("reply = self._apply_command(message.index, message.command)", 'reply = ClientReply("ok")'),
+    ("        self.leader = 0  #", "        self.leader = client_id % len(servers)  #"),
+)
 _FORGED = f"""
         import gc
         import raftlab.messages.codec as codec, raftlab.messages.protocol as p
@@ -70,6 +93,14 @@ SERVICES: Kinds = {
     ],
     "answers from elsewhere, with requests": [
         _service("shared-answers-with-requests", ("returned",), (_SERVER, _SHARED + _SERVER), (_EXECUTE, _ASK)),
+    ],
+    # On the real network, each server has a store of its own. In the simulator, all answers are right, but come too soon.
+    "servers that share memory": [
+        _service(
+            "servers-share-answers",
+            ("returned", "is missing", "raised Unknown", "no server has applied a command"),
+            *_ANSWER_AT_ONCE,
+        ),
     ],
     "histories that are hard to judge": [
         _service(

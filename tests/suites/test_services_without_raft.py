@@ -3,13 +3,17 @@ in the suite."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import pytest
 
 from raftlab.explain.failure import LabFailure
-from raftlab.suites import lab_3a
+from raftlab.runs.run import Implementation, Run
+from raftlab.suites import catalogue, lab_3a
 from tests.conftest import SOLUTION, sim_cluster
+from tests.hostile import service_bank
 
 SERVICE = """
 
@@ -60,6 +64,16 @@ def test_a_service_that_starts_no_entry_fails(tmp_path: Path) -> None:
             LabFailure, match=r"expected register to have been applied from the log, but no server has applied"
         ):
             lab_3a.test_entry_of_another_leader(lambda *size, **options: c)
+
+
+def test_servers_that_answer_from_shared_memory_at_once_fail(tmp_path: Path) -> None:
+    (entry,) = service_bank.SERVICES["servers that share memory"]
+    entry.write(tmp_path)
+    info = catalogue.find_test("every_server_has_the_state")
+    with contextlib.closing(Implementation(tmp_path / entry.name)) as impl:
+        record = Run(impl, info, "sim", 0).judge(catalogue.script_of(info))
+    assert record.failure is not None
+    assert re.match("expected append.* no server has applied a command since the request arrived", record.failure.text)
 
 
 def test_a_clerk_that_sends_no_request_fails(tmp_path: Path) -> None:

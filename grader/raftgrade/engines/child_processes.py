@@ -98,7 +98,10 @@ class Children:
             nice: give the child a lower priority.
             processor: the only processor that the child may use.
         """
-        read_fd, write_fd = os.pipe()
+        try:
+            read_fd, write_fd = os.pipe()
+        except OSError as exc:  # no descriptor is left
+            return ChildExit("not-started", text=exc.strerror or str(exc))
         try:
             with log.open("ab") as output:
                 process = self._start(
@@ -122,15 +125,18 @@ class Children:
             if processor is not None:
                 os.sched_setaffinity(process.pid, {processor})
         how: ExitKind = "stopped"
+        text = ""
         try:
             how = _read_until_exit(read_fd, process.pid, on_line, silence_s)
+        except _NotWatched as exc:
+            how, text = "not-started", str(exc)
         finally:
             os.close(read_fd)
             with self._lock:
                 _kill_group(process.pid)
                 self._running.discard(process.pid)
             code = process.wait()
-        return ChildExit("stopped" if self._stopped else how, code)
+        return ChildExit("stopped" if self._stopped else how, code, text)
 
     def _start(
         self, command: list[str], *, stdout: int, stderr: int, records_fd: int, environment: dict[str, str]
@@ -163,12 +169,24 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+class _NotWatched(Exception):
+    """The child was started, but no descriptor or thread is left to wait for its end. The message says which."""
+
+
 def _read_until_exit(read_fd: int, pid: int, on_line: Callable[[bytes], bool], silence_s: float) -> ExitKind:
     """Read lines until the child has ended or must be killed. When the child has ended, other processes may still have the
     pipe open."""
-    exit_read, exit_write = os.pipe()
+    try:
+        exit_read, exit_write = os.pipe()
+    except OSError as exc:
+        raise _NotWatched(exc.strerror or str(exc)) from None
     waiter = threading.Thread(target=_await_end, args=(pid, exit_write), daemon=True)
-    waiter.start()
+    try:
+        waiter.start()
+    except RuntimeError as exc:  # "can't start new thread"
+        os.close(exit_read)
+        os.close(exit_write)
+        raise _NotWatched(str(exc)) from None
     try:
         return _read_lines(read_fd, exit_read, on_line, silence_s)
     finally:

@@ -8,8 +8,6 @@ The job writes a record for each seed and then the end marker. It exits early if
 from __future__ import annotations
 
 import argparse
-import os
-import threading
 from pathlib import Path
 
 from raftgrade.engines import parent_watch
@@ -33,9 +31,7 @@ def main() -> None:
     parser.add_argument("--sandbox", default="none", choices=["bwrap", "rlimits", "none"])
     parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
-    threading.Thread(
-        target=parent_watch.watch, args=(os.dup(options.records_fd),), name="parent-watch", daemon=True
-    ).start()
+    parent_watch.start(options.records_fd)
     impl = Implementation(options.impl, Sandbox(options.sandbox))
     traces = TraceQuota(options.trace_dir, options.trace_quota)
     try:

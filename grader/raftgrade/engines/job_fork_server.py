@@ -187,13 +187,22 @@ def _serve(grader: socket.socket) -> Request | None:
         if not data:
             return None
         request = decode(data)
+        # The grader learns of the forked process only by the reply. If this process dies before it has replied, the grader
+        # starts the job in another way. The forked process must not do the same work, so it waits until the reply is sent.
+        read, write = os.pipe()
         pid = libc.fork(_CLONE_PARENT)
         if pid == 0:
+            os.close(write)
+            if not os.read(read, 1):
+                os._exit(1)
             grader.detach()
             _take(fds, request.fd)
             return request
+        os.close(read)
         operating_system.send_message(grader, msgspec.msgpack.encode(Reply(pid or 0)))
-        for fd in fds:
+        with contextlib.suppress(BrokenPipeError):  # it has been killed
+            os.write(write, b"1")
+        for fd in (*fds, write):
             os.close(fd)
 
 

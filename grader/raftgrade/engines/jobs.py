@@ -23,6 +23,7 @@ from raftgrade.engines.commands import Commands, environment
 from raftgrade.plan import Job
 from raftgrade.results import Problem
 from raftgrade.tally import MAX_DETAILED, without_details
+from raftlab.command_line import MACHINE_FULL
 from raftlab.explain.failure import Failure
 from raftlab.labs import LABS
 from raftlab.runs.record import SCHEMA, End, Outcome, Record, from_line
@@ -130,12 +131,14 @@ def _check(
         )
 
     ending = ""
+    machine = False  # whether the check itself has found that the machine is to blame
     for _ in range(2):
         output = _LineCollector()
         ended = check(path, output)
         if ended.how == "stopped":
             return CheckResult(submission, [], stopped=True)
         ending = _ending(ended, CHECK_S)
+        machine = _has_not_started(ended)
         try:
             problems = _read_problems(b"\n".join(output.lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -146,7 +149,7 @@ def _check(
     control = check(str(EMPTY_SUBMISSION), _LineCollector())
     if control.how == "stopped":
         return CheckResult(submission, [], stopped=True)
-    if (control.how, control.code) == ("exited", 0):
+    if not machine and (control.how, control.code) == ("exited", 0):
         text = f"reading your code failed: the check of the submission {ending}, twice; a check of other code succeeded"
         return CheckResult(submission, [Problem(text, handout="handouts/setup.md#first-run")])
     _clean_log(log)
@@ -265,14 +268,21 @@ class _JobRunner:
         self._deaths[run] += 1
         self._idle_deaths = 0 if news else self._idle_deaths + 1
         ending = _ending(ended, SILENCE_S[self.job.network])
+        not_started = _has_not_started(ended)
         if self._idle_deaths >= IDLE_DEATHS:
-            self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row")
+            self._blame(self._missing(), f"the job {ending}, {self._idle_deaths} times in a row", not_started)
         elif self._deaths[run] >= DEATHS_AT_A_RUN:
-            self._blame([run], f"the job {ending} at this run, twice")
+            self._blame([run], f"the job {ending} at this run, twice", not_started)
 
-    def _blame(self, runs: list[Run], what: str) -> None:
-        """Give an outcome to ``runs`` at which the job died: not judged if the machine is to blame, otherwise failed."""
-        if self._is_the_machine(runs[0]):
+    def _blame(self, runs: list[Run], what: str, not_started: bool) -> None:
+        """Give an outcome to ``runs`` at which the job died: not judged if the machine is to blame, otherwise failed.
+
+        Args:
+            what: what happened.
+            not_started: whether the job's process could not be started. The process is a judge, so the reason is never
+                the submission.
+        """
+        if not_started or self._is_the_machine(runs[0]):
             self._give_up(runs, f"could not be judged: {what}")
         else:
             self._fail(runs, f"run never reported: {what}; the same run of other code reached its end")
@@ -394,6 +404,11 @@ class _JobRunner:
             return printable(self.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace"))
         except OSError:
             return ""
+
+
+def _has_not_started(ended: ChildExit) -> bool:
+    """Whether the machine had no process, memory or descriptor left for a process of ours."""
+    return ended.how == "not-started" or (ended.how, ended.code) == ("exited", MACHINE_FULL)
 
 
 def _ending(ended: ChildExit, silence_s: float) -> str:

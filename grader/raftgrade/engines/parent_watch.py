@@ -9,15 +9,29 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 
 import pytest
+
+from raftlab.command_line import MACHINE_FULL
 
 
 def pytest_configure(config: pytest.Config) -> None:
     fd: int = config.getoption("--records-fd")
     if fd >= 0:
+        start(fd)
+
+
+def start(fd: int) -> None:
+    """Start the thread, for a job whose records go to ``fd``. If the machine has no thread left, the job ends, and its exit
+    code says why."""
+    try:
         threading.Thread(target=watch, args=(os.dup(fd),), name="parent-watch", daemon=True).start()
+    except (OSError, RuntimeError) as exc:  # RuntimeError: "can't start new thread"
+        sys.stderr.write(f"{exc}\n")
+        sys.stderr.flush()
+        os._exit(MACHINE_FULL)
 
 
 def watch(fd: int) -> None:

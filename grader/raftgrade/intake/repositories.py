@@ -14,13 +14,14 @@ import selectors
 import signal
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from raftgrade.intake import limits
 from raftgrade.intake.limits import CannotStage
 from raftlab.safe_text import one_line, printable
+from raftlab.time_awake import TimeAwake
 
 REPOSITORY_S = 60.0  # seconds for one repository
 ALL_S = 600.0  # seconds for all of them
@@ -32,19 +33,27 @@ _CHUNK = 1 << 16
 
 
 class Deadline:
-    """The time limits of git: :data:`REPOSITORY_S` for each repository, and :data:`ALL_S` for all of them together."""
+    """The time limits of git: :data:`REPOSITORY_S` for each repository, and :data:`ALL_S` for all of them together. Pauses
+    of this process do not count. Several threads may use one object."""
 
     def __init__(self) -> None:
-        self._end = time.monotonic() + ALL_S
+        self._awake = TimeAwake()
+        self._lock = threading.Lock()
+        self._ended = False
 
     def end_now(self) -> None:
         """Stop all git commands that are still running, within a second."""
-        self._end = 0.0
+        self._ended = True
 
     def for_one(self) -> Callable[[], float]:
-        """A function that returns how many seconds are left for a repository that is fetched from now on."""
-        end = time.monotonic() + REPOSITORY_S
-        return lambda: min(end, self._end) - time.monotonic()
+        """A function that returns how many seconds are left for a repository that is fetched from now on. One thread may
+        call the function, once a second or more often."""
+        awake = TimeAwake()
+        return lambda: min(REPOSITORY_S - awake.seconds, self._left_s())
+
+    def _left_s(self) -> float:
+        with self._lock:
+            return 0.0 if self._ended else ALL_S - self._awake.seconds
 
 
 class _Failed(Exception):

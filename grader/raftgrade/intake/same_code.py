@@ -11,6 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ from raftlab.submission import source, starts
 # A class or function is compared if its syntax tree has at least MIN_NODES nodes, not counting what students were given: the
 # methods of the skeleton and of the starts. So two students who have changed one line of the skeleton do not look like
 # copies.
+# Seconds for all files of a submission. Its other files are then left out of the comparison. The reference solution takes a
+# tenth of a second.
+SUBMISSION_S = 30.0
 _MIN_BYTES = 1000  # a shorter file has no class or function that is long enough
 SKELETON = "the unchanged skeleton"
 _REFERENCE = "the reference solution"
@@ -52,7 +57,9 @@ def find(paths: Mapping[str, str], raft: Path | None = None) -> list[SameCode]:
     if not any(file.stat().st_size >= _MIN_BYTES for found in modules.values() for file in found.values()):
         return []
     ours = _handed_out(starts.root())
-    hashed = _hash_files([file for found in modules.values() for file in found.values()], ours)
+    owners = {file: name for name, found in modules.items() for file in found.values()}
+    # Small files first: a file that takes long is large, and must not keep the others from being compared.
+    hashed = _hash_files({file: owners[file] for file in sorted(owners, key=lambda file: file.stat().st_size)}, ours)
     groups: dict[str, list[tuple[CodePlace, str]]] = {}
     unchanged = []
     for submission, found in modules.items():
@@ -111,11 +118,21 @@ class _File:
     long: list[tuple[str, str, str]]
 
 
-def _hash_files(files: Sequence[Path], ours: _HandedOut) -> dict[Path, _File]:
-    """What is known of each file. A file that cannot be parsed has no code. (Files are parsed in separate processes.)"""
+def _hash_files(owners: Mapping[Path, str], ours: _HandedOut) -> dict[Path, _File]:
+    """What is known of each file. A file that cannot be parsed has no code, and neither have the files of a submission after
+    it has used up its time. (Files are parsed in separate processes.)
+
+    Args:
+        owners: the files, each with its submission.
+        ours: what raftlab hands out.
+    """
     result: dict[Path, _File] = {}
-    todo = list(files)
-    while todo:
+    spent_s: defaultdict[str, float] = defaultdict(float)
+    while todo := [file for file in owners if file not in result]:
+        late = [file for file in todo if spent_s[owners[file]] >= SUBMISSION_S]
+        if late:
+            result.update((file, _file([], ours)) for file in late)
+            continue
         with tempfile.TemporaryFile("w+") as given:
             given.writelines(f"{json.dumps(str(file))}\n" for file in todo)
             given.seek(0)
@@ -125,13 +142,22 @@ def _hash_files(files: Sequence[Path], ours: _HandedOut) -> dict[Path, _File]:
                 command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ) as process:
                 assert process.stdout is not None
+                began, stopped = time.monotonic(), False
                 for line in process.stdout:  # one at a time, because a submission may have a million statements
-                    if line.endswith("\n"):  # the last may be cut short
-                        result[todo[done]] = _file(msgspec.json.decode(line, type=list[Statement]), ours)
-                        done += 1
-        if done < len(todo):
-            result[todo[done]] = _file([], ours)  # this file ended the process
-        todo = todo[done + 1 :]
+                    if not line.endswith("\n"):  # it was cut short
+                        break
+                    owner = owners[todo[done]]
+                    spent_s[owner] += time.monotonic() - began
+                    result[todo[done]] = _file(msgspec.json.decode(line, type=list[Statement]), ours)
+                    done += 1
+                    if spent_s[owner] >= SUBMISSION_S:
+                        process.kill()
+                        stopped = True
+                        break
+                    began = time.monotonic()
+                if done < len(todo) and not stopped:  # this file ended the process
+                    result[todo[done]] = _file([], ours)
+                    spent_s[owners[todo[done]]] += time.monotonic() - began
     return result
 
 

@@ -122,4 +122,4 @@ def _conditions(report: Report) -> list[str]:
     # A gradebook has no place for these lines, so they go to the terminal.
     settings = report.settings
     lines = [settings.raft_line] if settings.raft_line else []
-    return lines if settings.sandbox is None else [*lines, table.sandbox_line(settings.sandbox)]
+    return lines if settings.sandbox is None else [*lines, table.confinement(settings)]

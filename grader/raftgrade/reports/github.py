@@ -135,7 +135,7 @@ def summary(report: Report) -> str:
     if not report.complete:
         blocks.append(f"**Not complete**: {report.done} of {report.planned} runs have finished.\n")
     if report.settings.sandbox is not None:
-        blocks.append(f"{text(table.sandbox_line(report.settings.sandbox))}\n")
+        blocks.append(f"{text(table.confinement(report.settings))}\n")
     size = sum(len(block.encode()) for block in blocks)
     for submission in report.submissions:
         block = _submission(report, submission)

@@ -48,7 +48,6 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
     if alone:
         title = one_line(report.submissions[0].name, 80) if report.submissions else "Class report"
         return _templates().get_template("alone.html").render(common, title=title, unverified=report.unverified)
-    sandbox = report.settings.sandbox
     return (
         _templates()
         .get_template("class.html")
@@ -57,7 +56,7 @@ def render(report: Report, pictures: Pictures | None = None, alone: bool = False
             title="Class report",
             report=report,
             facts=" · ".join(_facts(report)),
-            sandbox="" if sandbox is None else table.sandbox_line(sandbox),
+            sandbox=table.confinement(report.settings),
             class_cards=charts.cards(report),
             overview=charts.overview(report),
             lab_maps=charts.lab_maps(report),

@@ -52,7 +52,7 @@ def _suites(root: xml.Element, report: Report, submission: SubmissionResult) -> 
         if whose_raft := report.settings.whose_raft(lab):
             properties["raft"] = whose_raft
         if report.settings.sandbox is not None:
-            properties["sandbox"] = table.sandbox_line(report.settings.sandbox)
+            properties["sandbox"] = table.confinement(report.settings)
         if properties:
             parent = xml.SubElement(suite, "properties")
             for name, value in properties.items():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tabulate
 
-from raftgrade.plan import LeftOut
+from raftgrade.plan import LeftOut, Settings
 from raftgrade.reports import same_code
 from raftgrade.results import UNTESTED, BadRun, NetworkResult, Problem, Report, SubmissionResult, TestResult, passed
 from raftlab.safe_text import count, duration, number, one_line, printable, spans
@@ -38,9 +38,21 @@ def render(
     if not report.complete:
         blocks.append(f"not complete: {report.done} of {count(report.planned, 'run')} have finished")
     if report.settings.sandbox is not None:
-        blocks.append(_wrapped(sandbox_line(report.settings.sandbox)))
+        blocks.append(_wrapped(confinement(report.settings)))
     blocks.append(last_line(report))
     return "\n\n".join(blocks)
+
+
+def confinement(settings: Settings) -> str:
+    """The sandbox in which student code ran, for people who decide on marks; empty if it is not known.
+
+    In the simulator, servers can share memory behind the judge's back. Only the real network shows that they do."""
+    if settings.sandbox is None:
+        return ""
+    line = sandbox_line(settings.sandbox)
+    if "rpyc" in settings.networks or settings.sandbox.level == "none":
+        return line
+    return f"{line}. It ran in the simulator only, where servers can share memory instead of sending messages"
 
 
 def sandbox_line(sandbox: Sandbox) -> str:

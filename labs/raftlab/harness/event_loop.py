@@ -46,7 +46,7 @@ from raftlab.referee.base import Message
 from raftlab.referee.referee import Referee
 from raftlab.safe_text import one_line
 from raftlab.seeds import derive
-from raftlab.worlds.base import HostLost, World
+from raftlab.worlds.base import HostLost, UsesTooMuch, World
 
 # Maximum number of due messages that are passed to the world in a step.
 _BATCH = 32
@@ -762,23 +762,25 @@ class EventLoop:
         settings = self.service_settings
         role = "clerk" if clerk else "raft" if settings is None else "service"
         seed = derive(self._seed, "server", server, server_state.incarnation)
-        self.world.boot(
-            protocol.Boot(
-                server,
-                server_state.incarnation,
-                len(self.server_states),
-                members,
-                server_state.state,
-                server_state.snapshot,
-                seed,
-                server_state.rate,
-                self.put_waits,
-                role,
-                None if settings is None else settings.max_state,
-                0 if settings is None else settings.max_sessions,
-                derive(seed, "client") >> 11 if clerk else 0,  # a number that JSON can hold
-            )
+        boot = protocol.Boot(
+            server,
+            server_state.incarnation,
+            len(self.server_states),
+            members,
+            server_state.state,
+            server_state.snapshot,
+            seed,
+            server_state.rate,
+            self.put_waits,
+            role,
+            None if settings is None else settings.max_state,
+            0 if settings is None else settings.max_sessions,
+            derive(seed, "client") >> 11 if clerk else 0,  # a number that JSON can hold
         )
+        try:
+            self.world.boot(boot)
+        except UsesTooMuch as lost:
+            raise LabFailure(Failure(lost.kind, lost.text, detail=lost.detail)) from None
 
     def take(self, server: int, index: int = 0, data: bytes = b"") -> None:
         """Let one ``put`` of this server return: the one that has waited longest. If ``index`` is not 0, the service first

@@ -13,6 +13,7 @@ all their children.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -22,8 +23,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from raftlab import operating_system
 from raftlab.host import warm_up
@@ -40,6 +42,11 @@ _CHILD_MODULES = {
     "run": "raftlab.host.sim_child",
     "sim": "raftlab.host.sim_child",
 }
+# How many descriptors come with the command to fork a child, by the child's world (raftlab.messages.protocol.StartChild).
+_DESCRIPTORS = {"check": 3, "prepared": 2, "rpyc": 2, "run": 3, "sim": 3}
+# If the processes of a submission use more than this share of what they may use, and the operating system refuses to fork
+# another one, then the submission may be the reason. A correct Raft uses a few hundredths.
+_MUCH = 0.25
 # Milliseconds between two checks of the children's memory and threads in a sandbox. Between two checks, the children can
 # exceed the limits by any amount.
 _CHECK_MS = 100
@@ -103,21 +110,28 @@ class ForkServer:
         if now < self._checked + _CHECK_MS / 1000:
             return
         self._checked = now
-        runs = operating_system.children_of(self._prepared_pid) if self._prepared_pid in self._children else []
+        runs = self._runs()
         used = {pid: _private_memory(pid) for pid in (*self._children, *runs)}
         if sum(used.values()) > limits.memory:
             self._kill_largest(used, runs, "memory")
         elif not limits.namespaces:
-            threads = {pid: _threads(pid) for pid in used}
+            threads = {pid: operating_system.threads_of(pid) for pid in used}
             if sum(threads.values()) > limits.threads:
                 self._kill_largest(threads, runs, "threads")
+
+    def _runs(self) -> list[int]:
+        """The processes that the prepared host has forked."""
+        return operating_system.children_of(self._prepared_pid) if self._prepared_pid in self._children else []
+
+    def _notify(self, notice: protocol.Notice) -> None:
+        operating_system.send_message(self._control, protocol.encode(notice))
 
     def _kill_largest(self, used: Mapping[int, int], runs: Sequence[int], exceeded: protocol.Exceeded) -> None:
         """Kill the process that uses the most. ``runs`` are processes that the prepared host has forked."""
         largest = max(used, key=lambda pid: used[pid])
         self._exceeded[largest] = exceeded
         if largest in runs:
-            operating_system.send_message(self._control, protocol.encode(protocol.RunTooLarge(exceeded)))
+            self._notify(protocol.RunTooLarge(exceeded))
         with contextlib.suppress(ProcessLookupError):
             os.kill(largest, signal.SIGKILL)
 
@@ -143,7 +157,17 @@ class ForkServer:
             if self._program.stock is not None:
                 self._program.stock.prepare_all(command.incarnations)
                 gc.freeze()
-            self._fork(command, list(fds))
+            try:
+                self._fork(command, fds)
+            except OSError as exc:
+                # Not the judge's end, but no process, memory or descriptor is left. The judge decides what this means.
+                if exc.errno not in operating_system.EXHAUSTED:
+                    raise
+                much = uses_much(self._limits, [os.getpid(), *self._children, *self._runs()])
+                self._notify(protocol.NotStarted(command.child, exc.errno, os.strerror(exc.errno), much))
+            finally:
+                for fd in fds:
+                    os.close(fd)
         else:
             for pid, child in self._children.items():
                 if child == command.child:
@@ -159,8 +183,11 @@ class ForkServer:
             _freeze_objects()
         return bool(modules)
 
-    def _fork(self, spawn: protocol.StartChild, fds: list[int]) -> None:
-        *fds, stderr = fds
+    def _fork(self, spawn: protocol.StartChild, descriptors: Sequence[int]) -> None:
+        """Fork a child. Raises ``OSError`` if the operating system does not allow it."""
+        if len(descriptors) < _DESCRIPTORS[spawn.world]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        *fds, stderr = descriptors
         limits = self._limits
         prepares = spawn.world == "prepared"
         namespaces = limits is not None and limits.namespaces and not prepares
@@ -171,23 +198,24 @@ class ForkServer:
             # which it imports before the fork. In a checkout, nobody else would write them, and each host would spend
             # 0.08 s on compiling these modules.
             sys.dont_write_bytecode = True
+            begun = False
             try:
                 # Children in namespaces end when the host ends, and the prepared host ends when the judge ends.
                 watch = not namespaces and not operating_system.die_with_parent() and not prepares
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _own_streams(stderr)
-                # The credentials of this message tell the judge our process id in its own namespace.
-                started = protocol.ChildStarted(spawn.child, os.getpid())
-                operating_system.send_message(self._control, protocol.encode(started))
-                self._control.close()
-                operating_system.close_all_but([*fds, self._lifeline.fd] if watch else fds)
-                if watch:
-                    self._lifeline.watch()
                 if limits is not None and prepares:
                     restrictions.enter_prepared_host(limits)
                 elif limits is not None:
                     restrictions.enter_child(limits, spawn.world)
+                # The credentials of this message tell the judge our process id in its own namespace.
+                self._notify(protocol.ChildStarted(spawn.child, os.getpid()))
+                begun = True
+                self._control.close()
+                operating_system.close_all_but([*fds, self._lifeline.fd] if watch else fds)
+                if watch:
+                    self._lifeline.watch()
                 if prepares:
                     self._serve_prepared(spawn, fds)
                 else:
@@ -196,13 +224,13 @@ class ForkServer:
                 code = 0
             except (EOFError, BrokenPipeError):
                 code = 0  # the judge has ended this run
-            except BaseException:
+            except BaseException as exc:
+                if not begun and isinstance(exc, OSError) and exc.errno in operating_system.EXHAUSTED:
+                    self._notify(protocol.NotStarted(spawn.child, exc.errno, os.strerror(exc.errno)))
                 sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
             finally:
                 os._exit(code)
-        for fd in (*fds, stderr):
-            os.close(fd)
         self._children[pid] = spawn.child
         if prepares:
             self._prepared_pid = pid
@@ -229,8 +257,7 @@ class ForkServer:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                ended = protocol.ChildEnded(child, status, self._exceeded.pop(pid, ""))
-                operating_system.send_message(self._control, protocol.encode(ended))
+                self._notify(protocol.ChildEnded(child, status, self._exceeded.pop(pid, "")))
 
 
 def _own_streams(stderr: int) -> None:
@@ -248,6 +275,20 @@ def _freeze_objects() -> None:
     gc.freeze()
 
 
+def uses_much(limits: Limits | None, pids: Iterable[int]) -> Literal["", protocol.Exceeded]:
+    """What these processes of one submission use so much of that they may be why the operating system refuses to fork
+    another one: ``"memory"``, ``"threads"``, or an empty text if they are not the reason.
+
+    Args:
+        limits: What they may use; ``None`` outside a sandbox.
+        pids: The processes, with the warm host, whose memory depends on the size of the source.
+    """
+    pids, limits = list(pids), limits or Limits()
+    if sum(map(_private_memory, pids)) > _MUCH * limits.memory:
+        return "memory"
+    return "threads" if sum(map(operating_system.threads_of, pids)) > _MUCH * limits.threads else ""
+
+
 def _private_memory(pid: int) -> int:
     """The resident memory of a process in bytes, without file-backed and shared pages; 0 if the process is gone."""
     try:
@@ -255,11 +296,3 @@ def _private_memory(pid: int) -> int:
     except (OSError, ValueError):
         return 0
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
-
-
-def _threads(pid: int) -> int:
-    """The number of threads of a process; 0 if the process is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -22,8 +22,9 @@ import msgspec
 
 from raftlab import operating_system
 from raftlab.host import compile_cache
-from raftlab.host.fork_server import ForkServer
+from raftlab.host.fork_server import ForkServer, uses_much
 from raftlab.host.loader import Program
+from raftlab.messages import protocol
 from raftlab.sandbox import restrictions
 from raftlab.sandbox.levels import Limits
 from raftlab.submission import source
@@ -34,6 +35,21 @@ _OFTEN_IMPORTED = ("base64", "bisect", "json", "pickle", "struct", "zlib")
 
 def main() -> None:
     limits = msgspec.json.decode(sys.argv[3], type=Limits | None)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        _serve(control, limits)
+    except OSError as exc:
+        if exc.errno not in operating_system.EXHAUSTED:
+            raise
+        # The submission has not been run in this process. So it is not to blame, unless its processes use too much.
+        much = uses_much(limits, [os.getpid()])
+        notice = protocol.NotStarted(0, exc.errno, os.strerror(exc.errno), much)
+        operating_system.send_message(control, protocol.encode(notice))
+    # The children end with this process, so no cleanup is needed.
+    os._exit(0)
+
+
+def _serve(control: socket.socket, limits: Limits | None) -> None:
     if limits is not None:
         sys.dont_write_bytecode = True  # outside a sandbox, the children do this (raftlab.host.fork_server)
         restrictions.enter_host(limits)
@@ -42,7 +58,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before the judge kills a hung child, it sends SIGUSR1: the child dumps its stack to stderr, which the judge reads.
     faulthandler.register(signal.SIGUSR1, all_threads=False)
-    control = socket.socket(fileno=int(sys.argv[1]))
+    operating_system.send_message(control, protocol.encode(protocol.HostStarted()))
     program = Program(source.find(sys.argv[2]), races="races" in sys.argv[4:])
     program.compile_all()
     compile_cache.install()
@@ -52,8 +68,6 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 100)
     with contextlib.suppress(ConnectionError, BrokenPipeError):  # the judge is gone
         ForkServer(control, program, limits).serve()
-    # The children end with this process, so no cleanup is needed.
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -356,16 +356,34 @@ class KillChild(Frame):
     child: int
 
 
+# What the warm host limits for all children together: their memory, and outside of namespaces their threads.
+Exceeded = Literal["memory", "threads"]
+
+
+class HostStarted(Frame):
+    """The warm host's first notice. It has not read the submission yet, so the submission is not to blame if this notice
+    never arrives."""
+
+
+class NotStarted(Frame):
+    """The operating system has refused what the host needs in order to load the submission or to fork a child: a process,
+    memory or a descriptor. In the process that this happened to, no student code had run."""
+
+    child: int
+    """0: the host itself, which ends."""
+    errno: int
+    text: str
+    """What the operating system said."""
+    exceeded: Literal["", Exceeded] = ""
+    """What the submission's processes use so much of that they may be the reason; empty if they are not."""
+
+
 class ChildStarted(Frame):
-    """Sent by the child itself, before it runs student code."""
+    """Sent by the child itself, after it has put the sandbox's restrictions on itself and before it runs student code."""
 
     child: int
     pid: int = 0
     """The child's own process id, used on systems that do not tell the receiver the sender's process id."""
-
-
-# What the warm host limits for all children together: their memory and, if they run without namespaces, their threads.
-Exceeded = Literal["memory", "threads"]
 
 
 class ChildEnded(Frame):
@@ -392,7 +410,7 @@ class RunTooLarge(Frame):
 
 
 Control = StartChild | KillChild
-Notice = ChildStarted | ChildEnded | HostPrepared | RunTooLarge
+Notice = HostStarted | NotStarted | ChildStarted | ChildEnded | HostPrepared | RunTooLarge
 
 
 # --- the contract check -----------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The pytest plugin and the commands use the same class, so that a replay does exa
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -27,9 +26,10 @@ from raftlab.harness.cluster import Cluster, ServiceOptions
 from raftlab.harness.led_there import led_there
 from raftlab.harness.network import MIN_DELAY
 from raftlab.harness.trace import Event, TraceFilter, line
+from raftlab.operating_system import EXHAUSTED, can_start_threads
 from raftlab.runs.record import Outcome, Record
 from raftlab.sandbox import levels
-from raftlab.sandbox.levels import Sandbox
+from raftlab.sandbox.levels import Limits, Sandbox
 from raftlab.seeds import derive
 from raftlab.submission.combine import combine
 from raftlab.suites.catalogue import TestInfo
@@ -41,12 +41,18 @@ NETWORKS = ("sim", "rpyc")
 
 # The longest delay, in seconds, with which the judge may wake up in rpyc: about an election timeout. After a longer delay, a
 # failure that depends on time does not count. A failure that the referee reports always counts, because it does not depend
-# on time.
-TOO_LATE_S = 0.5
+# on time. On a machine with ten runnable processes per processor, correct servers failed although the judge was at most
+# 0.3 s late.
+TOO_LATE_S = 0.25
 _DEPENDS_ON_TIME = ("assertion", "no-answer")
+# A server that cannot start a thread fails in one of these ways, or does nothing. Such a failure does not count if the judge
+# cannot start this many threads either, and the submission has so few that it is not the reason. The servers of a correct
+# Raft have a hundred.
+_NEEDS_THREADS = (*_DEPENDS_ON_TIME, "init-exception", "exception")
+SPARE_THREADS = 32
+FEW_THREADS = Limits().threads // 4
 # Even if the judge woke up too late, a failure counts if the run itself used more than this share of one processor.
 BUSY_SHARE = 0.75
-_MACHINE_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 # The number of events that are shown with a failure.
 _EVENTS_SHOWN = 12
 # The maximum lengths of texts in a record, in characters: of one event, of the failure's sentence, and of a traceback.
@@ -110,6 +116,10 @@ class Implementation:
     def simulated(self) -> int:
         """How many simulated runs the host has performed."""
         return 0 if self._host is None else self._host.simulated
+
+    def threads(self) -> int:
+        """The number of threads of all the submission's processes."""
+        return 0 if self._host is None else self._host.threads()
 
     def starts_an_empty_submission(self) -> bool:
         """Whether this machine can start a host for an empty submission. If not, the tested submission is not to blame."""
@@ -261,8 +271,9 @@ class Run:
             script(self.cluster)
         except Exception as exc:  # record() decides what the exception means
             error = exc
-        finally:
+        except BaseException:
             self.close()
+            raise
         return self.record(error, trace_dir)
 
     def close(self) -> None:
@@ -281,6 +292,7 @@ class Run:
         Raises:
             OSError: The trace cannot be written.
         """
+        starved = isinstance(error, LabFailure) and self._lacks_threads(error.failure)
         self.close()
         outcome: Outcome = "passed"
         failure: Failure | None = None
@@ -290,6 +302,9 @@ class Run:
             if late > TOO_LATE_S and failure.kind in _DEPENDS_ON_TIME and not self._is_busy_itself():
                 # The judge did not get a processor in time, so the students' servers probably did not get one either.
                 outcome, failure = "error", _machine_busy(failure, late)
+            elif starved:
+                text = f"could not be judged: the machine is full: it can start no more threads; seen: {failure.text}"
+                outcome, failure = "error", Failure("machine-full", text, events=failure.events, detail=failure.detail)
         elif error is not None:
             outcome, failure = self._unforeseen(error)
         record = Record(
@@ -323,6 +338,15 @@ class Run:
                 record.trace = str(self.write_trace(trace_dir, failure, most))
         return record
 
+    def _lacks_threads(self, failure: Failure) -> bool:
+        """Whether a run on the real network that has just failed may have failed because this machine can start no more
+        threads. Call this before the run's processes end: then their threads are free again.
+
+        What student code says about its threads is no evidence. So this process tries to start some."""
+        if self.network != "rpyc" or failure.kind not in _NEEDS_THREADS:
+            return False
+        return self.impl.threads() < FEW_THREADS and not can_start_threads(SPARE_THREADS)
+
     def _is_busy_itself(self) -> bool:
         """Whether this run uses so much CPU time that it delays the judge itself. The servers of a run should mostly
         wait."""
@@ -336,14 +360,15 @@ class Run:
     def _unforeseen(self, error: BaseException) -> tuple[Outcome, Failure]:
         """The outcome of a run that raised something other than a ``LabFailure``.
 
-        The machine is to blame if there is evidence for that: something is full, or the host of an empty submission
-        does not start either. Without evidence, the grader repeats the run; see :meth:`raftgrade.tally.RunCounter.add`.
+        The machine is to blame if there is evidence for that: something is full, the host did not even begin to read the
+        submission, or the host of an empty submission does not start either. Without evidence, the grader repeats the
+        run; see :meth:`raftgrade.tally.RunCounter.add`.
         """
         detail = "".join(traceback.format_exception(error))[-_DETAIL_CHARACTERS:]
         text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _MACHINE_FULL:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in EXHAUSTED:
             return "error", Failure("machine-full", f"could not be judged: the machine is full: {text}", detail=detail)
-        if isinstance(error, HostNotStarted) and not self.impl.starts_an_empty_submission():
+        if isinstance(error, HostNotStarted) and not (error.has_read and self.impl.starts_an_empty_submission()):
             return "error", Failure(
                 "machine-full", f"could not be judged: no submission can start: {text}", detail=detail
             )

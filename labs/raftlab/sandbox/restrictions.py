@@ -102,12 +102,17 @@ def fork_into_namespaces(limits: Limits) -> int:
         0 in the child; the child's process id in the warm host.
 
     Raises:
-        OSError: The operating system does not allow it.
+        OSError: The operating system does not allow it. This is also raised if only the child could find that out.
     """
     read, write = os.pipe()
-    pid = libc.fork(_CLONE_NEWNS | _CLONE_NEWPID)
-    if pid is None:
-        pid = _fork_twice()
+    try:
+        pid = libc.fork(_CLONE_NEWNS | _CLONE_NEWPID)
+        if pid is None:
+            pid = _fork_twice()
+    except OSError:
+        os.close(read)
+        os.close(write)
+        raise
     if pid == 0:
         try:
             _mount_own_folders(limits)
@@ -115,9 +120,8 @@ def fork_into_namespaces(limits: Limits) -> int:
             os.close(write)
             os.close(read)
             return 0
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
+        except BaseException as exc:
+            _report(exc, write)
         os._exit(1)
     _answer(read, write)
     return pid
@@ -131,7 +135,12 @@ def _fork_twice() -> int:
     a process that makes the namespaces and then forks the child. When this process in between has ended, the child becomes
     ours, because enter_host made our process the subreaper."""
     read, write = os.pipe()
-    between = os.fork()
+    try:
+        between = os.fork()
+    except OSError:
+        os.close(read)
+        os.close(write)
+        raise
     if between == 0:
         try:
             libc.call("unshare", _CLONE_NEWNS | _CLONE_NEWPID)
@@ -141,23 +150,32 @@ def _fork_twice() -> int:
                 os.close(write)
                 return 0
             os.write(write, str(pid).encode())
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
+        except BaseException as exc:
+            _report(exc, write)
         os._exit(0)
     try:
-        return int(_answer(read, write))
+        return _answer(read, write)
     finally:
         os.waitpid(between, 0)
 
 
-def _answer(read: int, write: int) -> bytes:
-    """What a forked child writes into this pipe, whose ends are closed here. Raises ``OSError`` if it writes nothing."""
+def _report(exc: BaseException, write: int) -> None:
+    """In a forked child: print an exception, and write its error number into this pipe, with a minus sign."""
+    sys.excepthook(type(exc), exc, exc.__traceback__)
+    sys.stderr.flush()
+    if isinstance(exc, OSError) and exc.errno:
+        os.write(write, str(-exc.errno).encode())
+
+
+def _answer(read: int, write: int) -> int:
+    """The number that a forked child writes into this pipe, whose ends are closed here. Raises ``OSError`` if it writes
+    nothing, or an error number (:func:`_report`)."""
     os.close(write)
-    answer = os.read(read, 32)
+    answer = int(os.read(read, 32) or 0)
     os.close(read)
-    if not answer:
-        raise OSError("a server cannot have namespaces of its own here")
+    if answer <= 0:
+        text = f": {os.strerror(-answer)}" if answer else ""
+        raise OSError(-answer or None, f"a server cannot have namespaces of its own here{text}")
     return answer
 
 

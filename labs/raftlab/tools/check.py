@@ -6,7 +6,7 @@ Every command that takes a submission makes this check first. It finds the file,
 (:mod:`raftlab.host.check_child`), and runs three servers in the simulator for a moment. Student code runs in the host only.
 
 Exit codes: 0 it can be tested; 2 it cannot, and every reason was printed; 3 raftlab itself failed, which says nothing
-about the submission.
+about the submission; 75 (:data:`raftlab.command_line.MACHINE_FULL`) no process can be started on this machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from raftlab import labs
+from raftlab.command_line import MACHINE_FULL
 from raftlab.explain.causes import FAULTS
 from raftlab.explain.failure import LabFailure, shortened
 from raftlab.harness.cluster import Cluster
@@ -27,6 +28,7 @@ from raftlab.harness.network import MIN_DELAY
 from raftlab.labs import Lab
 from raftlab.messages import protocol
 from raftlab.messages.pipe import FrameTooLong, Pipe, PipeClosed
+from raftlab.operating_system import EXHAUSTED
 from raftlab.runs.run import Implementation
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels
@@ -68,6 +70,7 @@ def check(
     Raises:
         raftlab.labs.UnknownLab: There is no such lab.
         raftlab.worlds.base.HostNotStarted: The host process cannot be started, which says nothing about the submission.
+        OSError: The machine has no process, memory or descriptor left.
     """
     try:
         impl = Implementation(Path(path), sandbox, raft=raft, copy=copy)
@@ -167,7 +170,12 @@ def main() -> None:
         parser.error(str(exc))
     except HostNotStarted as exc:
         sys.stderr.write(printable(f"{exc}\n"))
-        sys.exit(3)
+        sys.exit(3 if exc.has_read else MACHINE_FULL)
+    except OSError as exc:
+        if exc.errno not in EXHAUSTED:
+            raise
+        sys.stderr.write(printable(f"{exc}\n"))
+        sys.exit(MACHINE_FULL)
     if options.json:
         sys.stdout.write(msgspec.json.encode([_as_json(problem) for problem in problems]).decode() + "\n")
     else:

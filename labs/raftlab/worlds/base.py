@@ -28,8 +28,20 @@ class HostLost(Exception):
         self.detail = detail
 
 
+class UsesTooMuch(HostLost):
+    """No process can be started for the submission, and the reason may be how much its other processes use."""
+
+
 class HostNotStarted(RuntimeError):
-    """The warm host did not start. No student code has run yet, but the submission's files have been read."""
+    """The warm host did not start. No student code has run yet.
+
+    Attributes:
+        has_read: whether the host may have read the submission's files. If not, the submission is not to blame.
+    """
+
+    def __init__(self, text: str, has_read: bool = True) -> None:
+        super().__init__(text)
+        self.has_read = has_read
 
 
 class World(Protocol):

@@ -17,12 +17,12 @@ import msgspec
 import raftlab
 from raftlab import operating_system
 from raftlab.messages import protocol
-from raftlab.operating_system import children_of, cpu_seconds
+from raftlab.operating_system import children_of, cpu_seconds, threads_of
 from raftlab.safe_text import printable
 from raftlab.sandbox import levels, libc
 from raftlab.sandbox.levels import Sandbox
 from raftlab.time_awake import LOOK_S, TimeAwake, poll_awake
-from raftlab.worlds.base import HostLost, HostNotStarted
+from raftlab.worlds.base import HostLost, HostNotStarted, UsesTooMuch
 
 # A submission that is part of raftlab. If a host does not start even with this submission, the student's code is not
 # the reason.
@@ -49,6 +49,8 @@ _EXCEEDED: dict[protocol.Exceeded, str] = {
     "memory": "used too much memory and was killed",
     "threads": "started too many threads and was killed",
 }
+
+_MUCH: dict[protocol.Exceeded, str] = {"memory": "much of the memory", "threads": "many of the threads"}
 
 
 class TooSlow(HostLost):
@@ -114,6 +116,7 @@ class WarmHost:
         self._exceeded: dict[int, protocol.Exceeded] = {}  # because of which limit
         self._pids: dict[int, int] = {}
         self._last_child = 0
+        self._has_started = False  # whether the host has begun to read the submission
         # The stderr of the host itself, which runs no student code.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
         self._child_stderr: dict[int, BinaryIO] = {}  # until the child has ended
@@ -170,6 +173,8 @@ class WarmHost:
 
         Raises:
             HostNotStarted: the host failed before its first child started, so it has run no student code.
+            OSError: the operating system has no process, memory or descriptor left, either for this process or for the host
+                (:data:`raftlab.operating_system.EXHAUSTED`), and the submission's own processes are not the reason.
             TooSlow: the host took too long to read and compile the submission.
             HostLost: the host failed after its first child had started.
         """
@@ -182,8 +187,8 @@ class WarmHost:
                     command = protocol.StartChild(0, world, seed, schedule, dict(incarnations), list(modules))
                     try:
                         return self._fork(self._prepared, command, fds)
-                    except (HostLost, BrokenPipeError, ConnectionError):
-                        self._stop_prepared()
+                    except (HostLost, OSError):
+                        self._stop_prepared()  # if the machine is to blame, the warm host finds the same
             return self._spawn(protocol.StartChild(0, world, seed, schedule, {}, list(modules)), fds)
         finally:
             for fd in fds:
@@ -193,11 +198,12 @@ class WarmHost:
         """Let the warm host fork a child. Returns its number. Raises as :meth:`spawn` does."""
         try:
             return self._fork(self._control, command, fds)
-        except TooSlow:
+        except (TooSlow, UsesTooMuch):
             raise
         except (HostLost, BrokenPipeError, ConnectionError):
             if not self._pids:
-                raise HostNotStarted(f"the host process did not start:\n{self.stderr()}") from None
+                text = f"the host process did not start:\n{self.stderr()}"
+                raise HostNotStarted(text, self._has_started) from None
             text = self.stderr(self._last_child)
             raise HostLost("host-died", "the process that runs your code ended", text) from None
 
@@ -233,7 +239,12 @@ class WarmHost:
         self._prepared = control = _Control()
         with control.theirs as theirs:
             command = protocol.StartChild(0, "prepared", incarnations=dict(incarnations))
-            self._prepared_child = self._spawn(command, [theirs.fileno()])
+            try:
+                self._prepared_child = self._spawn(command, [theirs.fileno()])
+            except OSError:
+                control.close()
+                self._prepared = None
+                raise
         notice = None
         try:
             if control.ready(_PREPARE_TIMEOUT_S):
@@ -284,6 +295,10 @@ class WarmHost:
                 self._exceeded[child] = self._run_exceeded
         return _EXCEEDED[self._exceeded[child]] if child in self._exceeded else describe_exit(status)
 
+    def threads(self) -> int:
+        """The number of threads of the host and of all its children."""
+        return _tree_threads(self._process.pid)
+
     def pid(self, child: int) -> int:
         """The child's process id, as this process sees it."""
         return self._pids[child]
@@ -309,7 +324,14 @@ class WarmHost:
                 raise HostLost("host-died", "the process that runs your code ended", self.stderr())
             return False
         notice, sender = received
-        if isinstance(notice, protocol.ChildStarted):
+        if isinstance(notice, protocol.HostStarted):
+            self._has_started = True
+        elif isinstance(notice, protocol.NotStarted):
+            if notice.exceeded:
+                text = f"the process that runs your code cannot be started ({notice.text})"
+                raise UsesTooMuch("host-died", f"{text}, and your code uses {_MUCH[notice.exceeded]} that it may use")
+            raise OSError(notice.errno, f"the process that runs the submission cannot be started: {notice.text}")
+        elif isinstance(notice, protocol.ChildStarted):
             self._pids.setdefault(notice.child, sender or notice.pid)
         elif isinstance(notice, protocol.RunTooLarge):
             self._run_exceeded = notice.exceeded
@@ -355,6 +377,10 @@ def _tree_cpu_seconds(pid: int) -> float:
     """The CPU seconds (user and system) of a process and all of its descendants. In a sandbox, the host is a child of the
     sandbox's process."""
     return cpu_seconds(pid) + sum(map(_tree_cpu_seconds, children_of(pid)))
+
+
+def _tree_threads(pid: int) -> int:
+    return threads_of(pid) + sum(map(_tree_threads, children_of(pid)))
 
 
 def describe_exit(status: int | None) -> str:

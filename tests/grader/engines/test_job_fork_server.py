@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from raftgrade.engines import job_fork_server
+from raftgrade.engines import child_processes, job_fork_server
 from raftgrade.engines.child_processes import ChildExit, Children
 from raftgrade.engines.commands import environment
 from raftgrade.engines.job_fork_server import ForkedProcess, JobForkServer
+from raftlab import operating_system
 from raftlab.operating_system import children_of
 from tests.conftest import SOLUTION
 
@@ -27,6 +33,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(platform.system() != "Linux", reason="jobs are forked on Linux only"),
 ]
+
+
+def _popen_without_pipes(command: list[str], **options: Any) -> ForkedProcess:
+    """Start a process as ``subprocess.Popen`` does, which uses a pipe of its own."""
+    actions = [(os.POSIX_SPAWN_DUP2, options["stderr"], 2)]
+    return ForkedProcess(os.posix_spawn(command[0], command, os.environ, file_actions=actions, setpgroup=0))
+
 
 PYTEST = [sys.executable, "-P", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
 
@@ -174,6 +187,60 @@ def test_jobs_go_on_if_the_fork_server_does_not_answer(
     monkeypatch.setattr(job_fork_server, "ANSWER_S", 0.1)
     assert listen(server, command, tmp_path) == ChildExit("exited", 0)
     assert not server._usable
+
+
+@pytest.mark.parametrize("replies", [True, False])
+def test_a_forked_process_begins_only_when_the_reply_is_sent(tmp_path: Path, replies: bool) -> None:
+    # If the server dies in between, the grader starts the job in another way, and the work must not be done twice.
+    ours, theirs = operating_system.message_sockets()
+    read, write = os.pipe()
+    server = os.fork()
+    if server == 0:
+        ours.close()
+        job_fork_server.libc.fork = lambda flags: os.fork()  # type: ignore[assignment]
+        if not replies:
+            operating_system.send_message = lambda *_: os._exit(9)
+        if job_fork_server._serve(theirs) is not None:
+            (tmp_path / "began").touch()
+        os._exit(0)
+    os.close(write)
+    theirs.close()
+    request = job_fork_server.Request("pytest", [], -1)
+    with open(os.devnull, "r+b") as null, ours, os.fdopen(read) as ends:
+        operating_system.send_message(ours, msgspec.msgpack.encode(request), [null.fileno()] * 2)
+        if replies:
+            assert operating_system.receive_message(ours)[0]
+            ours.shutdown(socket.SHUT_RDWR)
+        assert ends.read() == ""  # the server and the process that it has forked have ended, or closed this
+    os.waitpid(server, 0)
+    deadline = time.monotonic() + (10 if replies else 0)
+    while not (began := (tmp_path / "began").exists()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert began == replies
+
+
+@pytest.mark.parametrize(("call", "text"), [(1, "no descriptor"), (2, "no descriptor"), (3, "can't start new thread")])
+def test_a_job_that_cannot_be_watched_has_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, text: str
+) -> None:
+    calls = []
+    pipe = os.pipe
+
+    def pipe_or_fail() -> tuple[int, int]:
+        calls.append(1)
+        if len(calls) == call:
+            raise OSError(errno.EMFILE, "no descriptor")
+        return pipe()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(child_processes.os, "pipe", pipe_or_fail)
+    if call == 3:
+        monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(subprocess, "Popen", _popen_without_pipes)
+    ended = listen(None, [sys.executable, "-c", "import time; time.sleep(600)"], tmp_path)
+    assert (ended.how, ended.text) == ("not-started", text)
 
 
 def test_the_grader_can_be_stopped_while_the_fork_server_does_not_answer(server: JobForkServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from raftgrade.engines.commands import RaftlabCommands, environment
 from raftgrade.engines.jobs import CheckResult, JobResult, run_check, run_job
 from raftgrade.plan import Job
 from raftgrade.results import Problem
+from raftlab import command_line
 from raftlab.suites import catalogue
 from tests.grader.fakes import FakeCommands, alive, submission, wait_until_gone
 
@@ -191,6 +192,32 @@ def test_runs_of_a_job_that_cannot_be_started_could_not_be_judged(tmp_path: Path
     ]
 
 
+def test_a_job_that_cannot_be_started_is_never_the_submissions_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullForAMoment(FakeCommands):
+        def job(self, job: Job, *args: Any) -> list[str]:
+            started = super().job(job, *args)
+            return ["/nowhere/at/all"] if job.path.endswith("alice") else started
+
+    monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours"))
+    path = submission(tmp_path, "alice")
+    job = Job(
+        id="j",
+        submission="a",
+        slug="a",
+        path=str(path),
+        lab="2A",
+        network="sim",
+        tests=["first"],
+        seeds=(0, 1),
+    )
+    commands = FullForAMoment()
+    finished = run_job(job, commands=commands, children=Children(), log=tmp_path / "log", traces=tmp_path / "traces")
+    assert outcomes(finished) == {"first/0": "error"}
+    assert len(commands.started) == 2  # that other code can be judged a moment later would prove nothing
+
+
 def test_stopping_kills_the_whole_group_and_adds_no_records(tmp_path: Path) -> None:
     path = submission(tmp_path, "alice", {"first/1": "family"})
     job = Job(
@@ -259,6 +286,13 @@ def test_a_submission_that_breaks_the_check_is_refused_if_another_one_does_not(
     assert result.judged
     text = "reading your code failed: the check of the submission ended too early with code 3, twice"
     assert [problem.text for problem in result.problems] == [f"{text}; a check of other code succeeded"]
+
+
+def test_a_check_that_finds_the_machine_full_refuses_no_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours"))
+    assert not check(tmp_path, [command_line.MACHINE_FULL, ""]).judged
 
 
 def test_a_submission_cannot_configure_the_real_command() -> None:

@@ -200,6 +200,17 @@ def test_files_that_end_the_process_are_left_out(tmp_path: Path, monkeypatch: py
     assert {submissions for _, _, submissions in groups} == {("ada", "bob")}
 
 
+def test_a_submission_whose_files_take_long_is_compared_as_far_as_time_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_code, "SUBMISSION_S", 1e-9)  # one file of each submission
+    own, larger = LAZY.read_text(), SOLUTION.read_text() + "# more\n" * 10_000
+    files = {"raft.py": own, "a_large_one.py": larger}
+    groups = same_code.find(hand_in(tmp_path, {"ada": files, "bob": files}))
+    assert {place.file for group in groups for place in group.places} == {"raft.py"}
+    assert {place.submission for group in groups for place in group.places} == {"ada", "bob"}
+
+
 def test_a_file_with_many_statements_has_a_short_description() -> None:
     numbers = range(2 * code_hash.MOST_SHORT)
     same = "a = b\n" * len(numbers)

@@ -16,6 +16,7 @@ import pytest
 from raftgrade.intake import archives, limits, repositories
 from raftgrade.intake.staging import CannotStage, Staged, stage
 from raftgrade.intake.submissions import find
+from raftlab.time_awake import TimeAwake
 
 
 def take(folder: Path, given: Path | str) -> Staged:
@@ -291,6 +292,18 @@ def test_all_git_work_shares_a_deadline(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     assert refusal(tmp_path, url, ours=True).endswith("cannot be fetched: it takes longer than 0 s")
+
+
+def test_pauses_do_not_count_for_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(repositories, "TimeAwake", lambda: TimeAwake(lambda: now[0]))
+    remaining = repositories.Deadline().for_one()
+    now[0] += 1e6  # the grader was stopped with Ctrl-Z
+    assert remaining() > 0
+    for _ in range(int(repositories.REPOSITORY_S)):
+        now[0] += 1.0
+        remaining()
+    assert remaining() <= 0
 
 
 # --- tar archives ---

@@ -149,3 +149,17 @@ def test_the_last_lines_say_which_sandbox_was_used() -> None:
         report = fold(all_passed())
         report.settings = msgspec.structs.replace(report.settings, sandbox=sandbox)
         assert words in table.render(report).split("\n\n")
+
+
+def test_the_last_lines_say_that_servers_can_share_memory_if_all_runs_were_simulated() -> None:
+    report = fold(all_passed())
+    for level, networks, told in (
+        ("bwrap", ["sim"], True),
+        ("rlimits", ["sim"], True),
+        ("bwrap", ["sim", "rpyc"], False),
+        ("bwrap", ["rpyc"], False),
+        ("none", ["sim"], False),  # for code that the user trusts
+    ):
+        report.settings = msgspec.structs.replace(report.settings, sandbox=Sandbox(level), networks=networks)
+        said = "in the simulator only, where servers can share memory" in " ".join(table.render(report).split())
+        assert said == told, (level, networks)

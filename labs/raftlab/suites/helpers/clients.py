@@ -6,9 +6,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from raftlab.explain import rules
-from raftlab.explain.failure import Rule
+from raftlab.explain.failure import Rule, short
+from raftlab.harness.answer_times import METHOD
 from raftlab.harness.clerks import OPERATION_LIMIT, READS, ClerkHandle
 from raftlab.harness.cluster import Cluster
+from raftlab.harness.trace import ApplyEvent, ArriveEvent, OutgoingEvent
+from raftlab.messages import paper
 
 # What a clerk draws its next operation from: names of operations and of kinds of reads. A name that is listed twice is drawn
 # twice as often.
@@ -91,6 +94,7 @@ def end_well(c: Cluster, keys: Collection[str] | None = None) -> None:
         reader.get(key)
     require_entries(c)
     c.check_history()
+    require_an_entry_for_each_append(c)
 
 
 def require_entries(c: Cluster) -> None:
@@ -105,6 +109,32 @@ def require_entry(c: Cluster, write: str, rule: Rule) -> None:
     if not any(kind == "command" for kind, _ in c.event_loop.referee.applies.values.values()):
         text = f"expected {write} to have been applied from the log, but no server has applied a command"
         c.fail(text, rule)
+
+
+def require_an_entry_for_each_append(c: Cluster) -> None:
+    """Fail the test if an append was answered with ok although no server has applied anything since it first arrived at a
+    server. In the simulator, a service could answer from memory that its servers share.
+
+    This accepts services that apply many appends with one entry, answer a retry from memory, let another server than the
+    leader answer, or take a snapshot instead of the entry: some server has applied the entry in between."""
+    arrived: dict[tuple[int, int], int] = {}  # by session and serial: how many applies came before the first request
+    applies = 0
+    for event in c.event_loop.trace.events:
+        if isinstance(event, ApplyEvent):
+            applies += 1
+        elif isinstance(event, ArriveEvent) and event.method == METHOD:
+            args = c.event_loop.rpcs_by_id[event.id].args
+            arrived.setdefault((args["client_id"], args["serial"]), applies)
+        elif isinstance(event, OutgoingEvent) and event.method == METHOD and event.kind == "answer":
+            args = c.event_loop.rpcs_by_id[event.id].args
+            if c.event_loop.states[event.server].scripted_server is not None or args["op"] != "append":
+                continue
+            if arrived.get((args["client_id"], args["serial"]), -1) != applies:
+                continue
+            if paper.decode_reply(METHOD, event.message)["status"] == "ok":
+                write = f"append({short(args['key'])}, {short(args['value'])})"
+                text = f"expected {write} to have been applied from the log, but no server has applied a command"
+                c.fail(f"{text} since the request arrived", rules.APPLIED_STATE, [event.server])
 
 
 # --- messages of scripted clerks and servers ---------------------------------------------------------------

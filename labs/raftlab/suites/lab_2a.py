@@ -529,6 +529,30 @@ def test_right_events_calm(cluster: StartCluster) -> None:
         rules.TIMER_RESTARTS,
         [0],
     )
+    _expect_calm_candidate(c, base + 100)
+
+
+def _expect_calm_candidate(c: Cluster, base: int) -> None:
+    """Require that a candidate waits for a whole election timeout after it has heard the leader of its term."""
+    append(c, 1, base)
+    term = base
+    for _ in range(20):
+        term = _candidate(c, above=term).args["term"]
+        c.sleep(0.4)  # so that the timer of this election soon runs out
+        heard = append(c, 1, term)["term"]
+        # If the timer ran out when the heartbeat came, the next election may begin all the same.
+        c.sleep(0.06)
+        now, _ = c.get_state(0)
+        if heard == now == term:
+            # A server that tolerates the loss of one heartbeat waits for more than 0.2 s.
+            c.sleep(0.12)
+            now, _ = c.get_state(0)
+            text = (
+                "expected S0 to wait for an election timeout after it has heard the leader of its term, "
+                "but it starts an election within 0.2 s. It was a candidate when the leader's message came"
+            )
+            c.expect(now == term, text, rules.TIMER_RESTARTS, [0])
+        term = now
 
 
 @points(5)

@@ -640,6 +640,10 @@ def test_replies_of_an_old_term(cluster: StartCluster) -> None:
     for follower in followers.values():
         follower.silent = False
     c.agree("at last", 1)
+    # S1 still has the entries of S0's earlier term, which S2 has replaced. So S0 must go back below them.
+    caught_up = c.wait_for(ELECTION_LIMIT, lambda: followers[1].has("at last"))
+    text = "expected S0 to bring S1 up to date within 5 s, but it did not. S1's log has entries of S0's earlier term"
+    c.expect(caught_up, text, rules.AGREEMENT, [0])
 
 
 @points(5)
@@ -697,6 +701,10 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         text = f"expected S0 to send no entries in term {newer}, but it does. S{who} leads that term"
         c.expect(not sent, text, rules.ELECTION_SAFETY, [0])
         requests = [rpc.args for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
+        for args in requests:
+            later = max((entry["term"] for entry in args["entries"]), default=0)
+            text = f"expected S0 to send no entries of a later term in its own term {args['term']}, but it sent one of term"
+            c.expect(later <= args["term"], f"{text} {later}. S{who} leads that term", rules.LEADER_APPEND_ONLY, [0])
         named = max((args["leader_commit"] for args in requests if args["term"] == term), default=0)
         text = f"expected S0 to name no commit index above {last} in its own term {term}, but it named {named}."
         c.expect(

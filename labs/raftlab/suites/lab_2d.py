@@ -558,6 +558,9 @@ def test_log_meets_snapshot(cluster: StartCluster) -> None:
             leader.expect_vote_refused(
                 at + 20, term_of(last) - 1, f"after a snapshot of term {term_of(last)} came to {case}"
             )
+        if other and own < 10:
+            when = f"when a snapshot up to {last} of term {term_of(last)} came"
+            leader.expect_gone(at + 13, term_of(last) + other, when)
         leader.commit_through(at + 20 if beyond else last, at + 24, f"after a snapshot came to {case}")
         # Now this snapshot comes late, and so does a newer one: S0's log ends after both.
         leader.append(at + 24, at + 27)

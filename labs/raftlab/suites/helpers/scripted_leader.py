@@ -108,6 +108,13 @@ class SnapshotSender:
         text = f"expected S0 to keep the acknowledged index {index} {when}, but it has lost it"
         self.c.expect(self.append(index, index), text, rules.KEEP_THE_REST, [0])
 
+    def expect_gone(self, index: int, term: int, when: str) -> None:
+        """Require that S0 has no entry of ``term`` at ``index``: it must refuse what follows on from this entry."""
+        args = {"prev_log_index": index, "prev_log_term": term, "entries": [], "leader_commit": 0}
+        text = f"expected S0 to discard its entry of term {term} at index {index} {when}, but S0 still has it"
+        gone = self.c.wait_for(0.5, lambda: not self.ask("append_entries", **args)["success"])
+        self.c.expect(gone, text, rules.KEEP_THE_REST, [0])
+
     def expect_vote_refused(self, last_index: int, last_term: int, when: str) -> None:
         """Have S2 ask for S0's vote with a log that lacks committed entries, and require that S0 refuses."""
         self.term += 1

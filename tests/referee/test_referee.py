@@ -104,6 +104,11 @@ BROKEN = {
         "expected S0, the leader of term 4, to keep index 2 (term 3), but now it sends term 2",
         rules.LEADER_APPEND_ONLY,
     ),
+    "an entry of a later term": (
+        lambda: History().append(0, 1, 3, (1, 1), (3, "x")).append(0, 1, 3, (1, 1), (3, "x"), (4, "y")),
+        "expected S0, the leader of term 3, to send no entries of later terms, but it sends one of term 4 at index 3",
+        rules.LEADER_APPEND_ONLY,
+    ),
     "one entry, two commands": (
         lambda: History().append(0, 1, 1, (0, 0), A).append(1, 2, 2, (0, 0), (1, "x"), (2, "y")),
         "expected 'a' at index 1 of term 1, as S0 sent it, but S1 sends 'x'",

@@ -1,7 +1,7 @@
 """Leader Append-Only: a leader adds to its own log and never removes or overwrites an entry (§5.3, Figure 3).
 
 The referee knows a leader's log only from the AppendEntries of the leader's term: the entries, and the term at
-prev_log_index. All of these must be consistent with a single log.
+prev_log_index. All of these must be consistent with a single log, and no entry may have a later term than the leader.
 
 The rule must accept: messages that are sent late, out of order or more than once; messages with many, few or no
 entries; entries with more fields than in Figure 2 (only the term and the command, or the members, are compared).
@@ -23,6 +23,19 @@ UNKNOWN = object()
 # The maximum number of entries, over all terms, that are recorded in a run. The busiest test records a hundredth of
 # this number.
 _MAX_RECORDED = 500_000
+
+
+class NoLaterTerms(Invariant):
+    """The rule that a leader has no entries of later terms. It holds with scripted servers, too."""
+
+    def sent(self, src: int, dst: int, method: str, args: Message) -> None:
+        if method != "append_entries":
+            return
+        for index, entry in enumerate(args["entries"], args["prev_log_index"] + 1):
+            if entry["term"] > args["term"]:
+                text = f"expected S{src}, the leader of term {args['term']}, to send no entries of later terms, but it sends"
+                text += f" one of term {entry['term']} at index {index}"
+                raise broken(rules.LEADER_APPEND_ONLY, text, frozenset((src,)))
 
 
 class AppendOnly(Invariant):
@@ -74,6 +87,11 @@ class AppendOnly(Invariant):
                 # No server ever leads term 0.
                 text = f"expected every entry to be of term 1 or later, but S{src} sends one of term {entry['term']}"
                 raise broken(rules.TERMS_AGREE, f"{text} at index {index}", frozenset((src,)))
+            if entry["term"] > term:
+                text = f"expected S{src}, the leader of term {term}, to send no entries of later terms, but it sends one of"
+                raise broken(
+                    rules.LEADER_APPEND_ONLY, f"{text} term {entry['term']} at index {index}", frozenset((src,))
+                )
             known = log.get(index)
             new = (entry["term"], content(entry))
             if known is None or (known[1] is UNKNOWN and known[0] == new[0]):

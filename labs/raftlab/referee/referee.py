@@ -7,7 +7,7 @@ from typing import Any
 
 from raftlab import labs
 from raftlab.labs import Feature
-from raftlab.referee.append_only import AppendOnly
+from raftlab.referee.append_only import AppendOnly, NoLaterTerms
 from raftlab.referee.applied import StateMachineSafety
 from raftlab.referee.base import Invariant
 from raftlab.referee.commit import Commit
@@ -56,7 +56,7 @@ class Referee(Invariant):
         rules: list[Invariant] = [ElectionSafety(durable), OneVote(durable), Terms(durable)]
         commit_bound = CommitBound()
         if has("log"):
-            rules.append(commit_bound)
+            rules += [NoLaterTerms(), commit_bound]
         if durable:
             rules.append(Durable(commit_bound))
         if has("transfer"):

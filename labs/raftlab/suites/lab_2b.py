@@ -701,10 +701,6 @@ def test_start_while_stepping_down(cluster: StartCluster) -> None:
         text = f"expected S0 to send no entries in term {newer}, but it does. S{who} leads that term"
         c.expect(not sent, text, rules.ELECTION_SAFETY, [0])
         requests = [rpc.args for each in c.scripted for rpc in each.received if rpc.method == "append_entries"]
-        for args in requests:
-            later = max((entry["term"] for entry in args["entries"]), default=0)
-            text = f"expected S0 to send no entries of a later term in its own term {args['term']}, but it sent one of term"
-            c.expect(later <= args["term"], f"{text} {later}. S{who} leads that term", rules.LEADER_APPEND_ONLY, [0])
         named = max((args["leader_commit"] for args in requests if args["term"] == term), default=0)
         text = f"expected S0 to name no commit index above {last} in its own term {term}, but it named {named}."
         c.expect(

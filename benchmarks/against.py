@@ -1,4 +1,4 @@
-"""Compare the CPU time of this version with that of an earlier one. The two are measured alternately:
+"""Compare the CPU time of this version with that of an earlier one, measuring the two alternately. For example:
 
     python -m benchmarks.against 93a1fd1 --labs 2A,2B,2C,2D --seeds 5 --rounds 3
 
@@ -59,8 +59,8 @@ class Version:
     @property
     def environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(self.root / "labs"), str(self.root / "grader")])
-        # Leave this variable out: with it, nobody would write bytecode (hosts never do), and each host would compile
-        # raftlab.
+        # Leave out PYTHONDONTWRITEBYTECODE. Hosts never write bytecode. If the other processes did not write it either,
+        # each host would have to compile raftlab.
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return {**kept, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _visibility(zip_)
     text = "Put known bugs into the reference solution, one at a time, and measure how reliably the suites catch each one. "
-    text += "With --mutants, use small changes that a program generates instead of the known bugs."
+    text += "With --mutants, do the same with small changes that a program generates, not with the known bugs."
     _proof(commands.add_parser("proof", help="measure which known bugs the suites catch", description=text))
     return made
 
@@ -391,7 +391,9 @@ def _report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--rubric", metavar="FILE", help="compute the points again with this rubric")
     _lateness(report)
     report.add_argument(
-        "--key", metavar="FILE", help="if the report was made on another machine: the key with which it must be signed"
+        "--key",
+        metavar="FILE",
+        help="check the report's signature with the key in FILE (for a report that was made on another machine)",
     )
     report.add_argument(
         "--unverified",
@@ -416,8 +418,8 @@ def _soak(soak: argparse.ArgumentParser) -> None:
     soak.add_argument(
         "--labs",
         metavar="2A[,2B]",
-        help="labs to run (default: all; lab 3 only if an implementation has a kv.py). If an implementation cannot do a "
-        "lab, the soak leaves out this lab and the labs that build on it for this implementation",
+        help="labs to run (default: all; lab 3 only if an implementation has a kv.py). For an implementation that "
+        "cannot do a lab, the soak leaves out this lab and the labs that build on it",
     )
     soak.add_argument("--network", default="sim", metavar="sim|rpyc|sim,rpyc", help="where to run (default: sim)")
     soak.add_argument(

@@ -23,7 +23,8 @@ from raftlab.runs.record import Outcome, Record
 from raftlab.runs.trace_quota import TraceQuota
 
 MAX_ADVICE = 5  # how many different pieces of advice are kept for one test; nobody reads more
-MAX_DETAILED = 3  # how many failures of one test and class keep their events and details; the others keep one sentence
+# How many failures of one test, in one class of failures, keep their events and details. The others keep one sentence.
+MAX_DETAILED = 3
 Key = tuple[str, str, str, str, bool]  # submission, lab, test, network, hidden
 
 
@@ -69,7 +70,7 @@ class RunCounter:
         self.outcomes: dict[int, Outcome] = {}
         self.passes: dict[int, PassedRun] = {}
         self.bad: dict[int, BadRun] = {}
-        # By text: the lowest seed whose run gave this advice, and the position of the advice in that run's list.
+        # Advice, by its text: the lowest seed whose run gave this advice, and the position of the advice in that run's list.
         self.advice: dict[str, tuple[int, int]] = {}
         # Findings of the race detector, by key: the lowest seed whose run had the finding, and the finding's text.
         self.findings: dict[str, tuple[int, str]] = {}

@@ -1,5 +1,5 @@
-"""Tests of the rows of the handouts' tables "When it fails": each row stands for the right sentences of failures, every
-sentence has a row, and the row for a known bug's sentence names the bug's cause.
+"""Tests of the rows of the handouts' tables "When it fails". raftlab describes each failure in a sentence. Each row stands
+for the right sentences, every sentence has a row, and if a known bug causes the failure, the row names the bug's cause.
 
 The sentences that the known bugs cause are taken from ``tests/snapshots/bugs.txt``, so these tests run no bug.
 """
@@ -166,7 +166,8 @@ def test_raftlab_can_print_the_sentence_of_each_row() -> None:
         elif row.sentence.startswith("expected "):
             begins = [pattern for begin, pattern in patterns if row.sentence.startswith(begin)]
             begin = row.sentence.partition("…")[0].rstrip(" :,(")
-            named = [begin, *(begin[: comma.start()] for comma in re.finditer(", ", begin))]  # the suites add the rest
+            # A suite may add what follows a comma.
+            named = [begin, *(begin[: comma.start()] for comma in re.finditer(", ", begin))]
             said_there = any(pattern.match(row.sentence) for pattern in begins)
             assert said_there or any(says(template, text) for template in templates() for text in named), row.sentence
 
@@ -232,7 +233,7 @@ def test_a_general_row_names_the_cause_of_a_bug_with_a_row_of_its_own(name: str)
 
 
 def test_a_known_bug_shows_every_row() -> None:
-    """A row that no bug shows must be in ``tests/bugs/rows.toml``, with the reason."""
+    """A row that raftlab shows for no known bug must be in ``tests/bugs/rows.toml``, with the reason."""
     rows = {known_bugs.name_of(row) for row in symptoms.rows()}
     shown = {
         known_bugs.name_of(row) for said in (SAID, SAID_OF_ROWS) for each in said.values() if (row := _row_of(*each))
@@ -247,8 +248,8 @@ def test_a_known_bug_shows_every_row() -> None:
 
 
 def test_each_further_failure_is_needed() -> None:
-    """Each further failure in ``tests/bugs/rows.toml`` shows a row that no other failure shows, or a general row
-    refers to it."""
+    """For each failure under ``[shown]`` in ``tests/bugs/rows.toml``, raftlab shows a row that it shows for no other
+    failure, or an entry under ``[general]`` refers to the failure."""
     shown = {known_bugs.name_of(row) for each in SAID.values() if (row := _row_of(*each))}
     needed = {title for title, _ in GENERAL.values()}
     for title, said in SAID_OF_ROWS.items():

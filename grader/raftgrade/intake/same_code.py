@@ -89,13 +89,13 @@ def _modules(path: str) -> dict[str, Path]:
 
 @dataclass(frozen=True, slots=True)
 class _HandedOut:
-    """What raftlab hands out.
+    """What raftlab hands out. :class:`~raftgrade.code_hash.Statement` explains shapes and parts.
 
     Attributes:
         skeleton: the shapes of the skeleton's statements.
         parts: the shapes of the parts of all statements of the skeleton and of the starts.
-        origins: by the shape of a long class or function of the starts and the solutions: the name to show, and the hashes
-            of its code.
+        origins: the long classes and functions of the starts and the solutions, by shape. For each: where it comes from,
+            such as "the start of lab 2C", and the hashes of its code.
     """
 
     skeleton: set[str]

@@ -10,7 +10,7 @@ _MAX_NAMES = 5  # in a cell of a gradebook
 
 
 def lines(report: Report) -> list[str]:
-    """A sentence for each group of places."""
+    """A sentence for each group of places that have the same code."""
     return [_line(group) for group in report.same_code]
 
 

@@ -27,13 +27,13 @@ class LookAhead:
 
         Returns:
             IMPOSSIBLE if the other operations certainly cannot be placed after this state. Otherwise the state, or a value
-            that stands for it and for all states that the other operations cannot tell from it.
+            that stands for this state and for all states that look the same to the other operations.
         """
         return state
 
     def is_free(self, number: int, state: Hashable, taken: int) -> bool:
-        """Whether an operation can be placed next without excluding any order. The operation has returned and is possible
-        in this state."""
+        """Whether an operation that has returned, and that is possible in this state, may always be placed next: if the
+        operations that are left have a valid order, then they also have one that begins with this operation."""
         return False
 
     def open_helps(self, state: Hashable, taken: int) -> bool:

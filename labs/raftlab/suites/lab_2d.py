@@ -223,7 +223,7 @@ def test_snapshot_in_chunks(cluster: StartCluster) -> None:
 
 @points(6)
 def test_snapshot_chunks_come_again(cluster: StartCluster) -> None:
-    """Every message arrives twice, the second time up to two seconds late; no server goes back."""
+    """Every message arrives twice, the second time up to two seconds late; no server returns to an older state."""
     c = cluster(3)
     c.take_snapshots(every=10, size=9000)
     c.agree("by all", 3)
@@ -303,8 +303,8 @@ def test_restarted_leader_has_a_snapshot(cluster: StartCluster) -> None:
     """A leader that restarted from its snapshot brings a server with an empty log, or with other entries, up to date."""
     c = cluster(3)
     c.take_snapshots(every=10, size=5000)
-    # In the second round, the server that stays behind is a leader. It alone gets more entries than the others commit. These
-    # entries conflict with entries that the restarted leader has only in its snapshot.
+    # In the second round, the server that stays behind is a leader. While it is cut off, it takes more entries than the
+    # others commit. These entries conflict with entries that the restarted leader has only in its snapshot.
     for own in (0, 70):
         leader = c.one_leader()
         away = leader if own else (leader + 1) % 3
@@ -696,7 +696,7 @@ def test_snapshot_at_once(cluster: StartCluster) -> None:
 
 @points(5)
 def test_leader_cuts_its_log_at_once(cluster: StartCluster) -> None:
-    """snapshot() is called just as a leader sends entries and snapshots; each message has the content of its index."""
+    """snapshot() is called just as a leader sends entries and snapshots; each message has what belongs at its index."""
     c = cluster(3, scripted=(1, 2))
     c.take_snapshots(every=0, size=6000)
     ScriptedFollower(c, 1)

@@ -101,7 +101,7 @@ def perform(
     Args:
         runs: The runs.
         conditions: What the runs have in common.
-        jobs: The number of processes that perform runs. With 1, it is this process.
+        jobs: The number of processes that perform runs. If it is 1, this process performs them.
         begins: Called when a run begins, with the run and the number of runs that are over.
 
     Raises:
@@ -201,7 +201,7 @@ class _Worker:
 
 
 def _serve(connection: Connection, conditions: Conditions) -> None:
-    """In the worker: perform the runs that arrive, until the parent ends this process or has ended itself."""
+    """In the worker: perform the runs that arrive, until the parent ends this process, or no longer exists."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
     implementation = conditions.target.implementation(conditions.races)

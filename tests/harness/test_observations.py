@@ -86,7 +86,7 @@ def test_votes_are_refused_for_no_reason(script: Script) -> None:
         for voter in (0, 1):
             script.vote(term, 2, voter, term, granted=False)
     assert election(script) == (
-        "S2 asked for votes in terms 2 to 4; in term 4, S0 and S1 refused, although it has given no vote in that "
+        "S2 asked for votes in terms 2 to 4; in term 4, S0 and S1 refused, having given no vote in that "
         "term, only in earlier ones (the request names (0, 0) as the last entry)"
     )
 
@@ -95,7 +95,7 @@ def test_a_vote_that_another_candidate_has(script: Script) -> None:
     script.vote(3.9, 1, 0, 3, granted=True)
     script.vote(4.0, 2, 0, 3, granted=False)
     script.vote(4.0, 2, 1, 3, granted=False)
-    assert "S0 refused, having voted for S1 and S1 refused, having asked for votes in that term as well" in election(
+    assert "S0 refused, having voted for S1, and S1 refused, having asked for votes in that term as well" in election(
         script, members=5
     )
 
@@ -221,7 +221,7 @@ def test_the_chunks_of_a_snapshot(script: Script) -> None:
         args = {"term": 1, "last_included_index": 30, "offset": 4096, "done": False}
         script.rpc(second, 0, 1, "install_snapshot", args, {"term": 1})
     assert observations.lagging(script.events, 0.0, 1, 31, 0).text == (
-        "S0 sent S1 the chunk at offset 4096 of the snapshot up to 30 3 times"
+        "S0 sent S1 the same chunk 3 times (offset 4096 of the snapshot up to 30)"
     )
 
 

@@ -209,7 +209,7 @@ def election(events: Sequence[Event], now: float, since: float, servers: Collect
         why.setdefault(_why_refused(call, votes), set()).add(call.dst)
     if not why:
         return Observation(f"{candidate} asked for votes in {terms}, and got too few answers", about)
-    told = " and ".join(f"{names(who)} refused, {reason}" for reason, who in why.items())
+    told = ", and ".join(f"{names(who)} refused, {reason}" for reason, who in why.items())
     text = f"{candidate} asked for votes in {terms}; in term {full.term}, {told}"
     return Observation(text, frozenset(call.id for call in full.asked[-4:]))
 
@@ -302,7 +302,7 @@ def _why_refused(call: Call, votes: list[Call]) -> str:
     last = (_number(call.args, "last_log_index"), _number(call.args, "last_log_term"))
     before = [each for each in votes if each.src == call.dst and each.term < call.term] or given
     ever = "in that term, only in earlier ones" if before else _NEVER_VOTED
-    return f"although it has given no vote {ever} (the request names {last} as the last entry)"
+    return f"having given no vote {ever} (the request names {last} as the last entry)"
 
 
 def campaigns(events: Sequence[Event], since: float, server: int) -> Observation:
@@ -463,7 +463,7 @@ def _chunks(name: str, leader: str, chunks: list[Call]) -> Observation:
     same = [call for call in chunks if _number(call.args, "offset") == offset]
     about = frozenset(call.id for call in chunks[-2:])
     if len(same) >= _MANY_REFUSALS:
-        text = f"{leader} sent {name} the chunk at offset {offset} of the snapshot up to {index} {_times(len(same))}"
+        text = f"{leader} sent {name} the same chunk {_times(len(same))} (offset {offset} of the snapshot up to {index})"
         return Observation(text, about)
     text = f"the last that {name} got was the chunk at offset {offset} of the snapshot up to {index} from {leader}"
     return Observation(f"{text}, the last one of it" if last.args.get("done") is True else text, about)

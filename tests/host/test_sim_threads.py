@@ -345,6 +345,20 @@ def test_the_date_continues_after_a_restart(write_raft: Write) -> None:
         assert lines_of(c) == ["1700000000 1000", "1700000060 1000"]
 
 
+def test_the_date_is_as_fast_as_the_clock_even_across_restarts(write_raft: Write) -> None:
+    """Otherwise, a saved promise to vote for nobody until some date would end too early if the server has a slow clock."""
+    with sim_cluster(write_raft('log("t", f"{time.time():.0f} {time.monotonic():.0f}")')) as c:
+        c.clock_rate(0, 0.5)
+        c.start_all()
+        c.sleep(60)
+        for _ in range(2):
+            c.crash(0)
+            c.sleep(20)
+            c.restart(0)
+            c.sleep(20)
+        assert lines_of(c) == ["1700000000 1000", "1700000040 1000", "1700000060 1000"]
+
+
 def test_stdout_has_the_interface_of_a_text_stream(write_raft: Write) -> None:
     init = """
         import sys

@@ -297,6 +297,51 @@ def test_correct_histories_break_no_rule() -> None:
     history.append(0, 1, 1, (0, 0), A, B, save=False)
 
 
+def test_a_claim_may_count_entries_that_arrived_early() -> None:
+    c, d = (1, "c"), (1, "d")
+
+    def take_early(history: History, *entries: Entry, prev: tuple[int, int]) -> None:
+        """S1 keeps a request that came too early, and refuses it."""
+        history.referee.arrived(1, 0, "append_entries", history.send(0, 1, prev[1], prev, *entries))
+
+    def claim(history: History, upto: int, end: int = 0, term: int = 1) -> History:
+        """S1 answers a request that ends at ``end``, and says that it has the entries up to ``upto``."""
+        args = history.send(0, 1, term, (end, term if end else 0))
+        history.referee.arrived(1, 0, "append_entries", args)
+        history.referee.answered(1, 0, "append_entries", args, {"term": term, "success": True, "claimed": upto})
+        return history
+
+    # The request that is answered ends before entries that S1 has confirmed already.
+    history = two_committed()
+    take_early(history, d, prev=(3, 1))
+    history.append(0, 1, 1, (2, 1), c)
+    claim(history, 4).apply(0, "c", "d", first=3)
+    # It has confirmed so many requests that the referee no longer keeps all of them.
+    history = History()
+    for index in range(60):
+        history.append(0, 1, 1, (index, min(index, 1)), A)
+    take_early(history, A, prev=(60, 1))
+    claim(history, 61).apply(0, *["a"] * 61)
+    # The entries before are in the snapshot, or are committed, and the leader has not sent them in this term.
+    for how in ("snapshot", "commit index"):
+        history = History().append(0, 2, 1, (0, 0), A, B).apply(0, "a", "b")
+        if how == "snapshot":
+            history.referee.arrived(1, 0, "install_snapshot", {"term": 1, "last_included_index": 2})
+        else:
+            history.apply(1, "a", "b")
+        history.referee.arrived(1, 0, "append_entries", history.send(0, 1, 2, (2, 1), (2, "x")))
+        claim(history, 3, term=2)
+        history.referee.applied(0, ApplyMsg(3, 2, "x"))
+    # A gap remains, or the entries arrived in an earlier term.
+    history = two_committed()
+    take_early(history, d, prev=(3, 1))
+    history.send(0, 1, 1, (2, 1), c)
+    assert verdict(lambda: claim(history, 4).apply(0, "c", first=3))[1] == rules.COMMIT_MAJORITY
+    history = two_committed()
+    take_early(history, c, prev=(2, 1))
+    assert verdict(lambda: claim(history, 3, term=2).apply(0, "c", first=3))[1] == rules.COMMIT_MAJORITY
+
+
 def test_before_lab_2c_nothing_survives_a_restart() -> None:
     history = History(lab="2B").append(0, 1, 1, (0, 0), A, save=False)
     for server in range(3):

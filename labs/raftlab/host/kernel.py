@@ -57,10 +57,11 @@ _MOST_TICKS = 5_000
 class Incarnation:
     """One incarnation of a server, from its start to its crash. It owns the server's tasks, its clock and its modules.
 
-    The clock advances ``rate`` local seconds per virtual second.
+    The clock advances ``rate`` local seconds per virtual second. It starts anew with each incarnation, but the date
+    continues: ``before`` is the server's previous incarnation.
     """
 
-    def __init__(self, server: int, now: float, rate: float = 1.0) -> None:
+    def __init__(self, server: int, now: float, rate: float = 1.0, before: Incarnation | None = None) -> None:
         self.server = server
         self.alive = True
         self.paused = False
@@ -71,10 +72,21 @@ class Incarnation:
         # The local clock read `base_local` when virtual time was `base_now`.
         self.base_local = START_OF_LOCAL_CLOCK
         self.base_now = now
-        self.began = now
+        # How many seconds of the date had passed when the local clock read 0. The first start of each server finds the
+        # right date. After that, the date is as fast as the server's clock, even across restarts. Otherwise, a server
+        # with a slow clock would see a date that it has saved pass too early.
+        self.date_offset = (now if before is None else before.date_at(now)) - START_OF_LOCAL_CLOCK
+
+    def local_at(self, now: float) -> float:
+        """What the local clock reads at a virtual time."""
+        return self.base_local + (now - self.base_now) * self.rate
+
+    def date_at(self, now: float) -> float:
+        """The date at a virtual time, in seconds since the date at the start of the run."""
+        return self.date_offset + self.local_at(now)
 
     def set_rate(self, rate: float, now: float) -> None:
-        self.base_local += (now - self.base_now) * self.rate
+        self.base_local = self.local_at(now)
         self.base_now = now
         self.rate = rate
 

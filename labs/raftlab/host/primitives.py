@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from raftlab.host import kernel as kernels
 from raftlab.host.cpython_arguments import TIMEOUT_MAX, check_acquire, check_sleep
-from raftlab.host.kernel import START_OF_LOCAL_CLOCK, Task
+from raftlab.host.kernel import Task
 
 # The date at which each run starts: 14 November 2023, in seconds since 1970. It is fixed so that the logs of two runs
 # compare equal.
@@ -525,7 +525,8 @@ def make_time_module() -> ModuleType:
 
     def wall() -> float:
         # A server may save a date and compare it after a restart, so the date continues, unlike the monotonic clock.
-        return EPOCH + kernels.active.current.incarnation.began - START_OF_LOCAL_CLOCK + _monotonic()
+        kernel = kernels.active
+        return EPOCH + kernel.current.incarnation.date_at(kernel.now)
 
     def in_ns(clock: Callable[[], float]) -> Callable[[], int]:
         return lambda: int(clock() * 1_000_000_000)

@@ -97,7 +97,10 @@ class SimHost:
 
     def _handle(self, event: protocol.Event) -> None:
         if type(event) is protocol.Boot:
-            self._servers[event.server] = SimServer(self.kernel, self._program, event)
+            before = self._servers.get(event.server)
+            self._servers[event.server] = SimServer(
+                self.kernel, self._program, event, None if before is None else before.incarnation
+            )
             return
         if isinstance(event, protocol.Reseed):
             self._reseed(event.seed)

@@ -28,10 +28,10 @@ class SimServer(Server):
     tasks that wait for the reply to an RPC, by the number of the RPC.
     """
 
-    def __init__(self, kernel: Kernel, program: Program, boot: protocol.Boot) -> None:
+    def __init__(self, kernel: Kernel, program: Program, boot: protocol.Boot, before: Incarnation | None) -> None:
         super().__init__(boot, {program.filename(path) for path in program.submission.modules.values()})
         self.kernel = kernel
-        self.incarnation = Incarnation(boot.server, kernel.now, boot.rate)
+        self.incarnation = Incarnation(boot.server, kernel.now, boot.rate, before)
         self.calls: dict[int, Task] = {}
         self.last_rpc = 0
         self._putting: deque[Task] = deque()

@@ -463,7 +463,9 @@ def _chunks(name: str, leader: str, chunks: list[Call]) -> Observation:
     same = [call for call in chunks if _number(call.args, "offset") == offset]
     about = frozenset(call.id for call in chunks[-2:])
     if len(same) >= _MANY_REFUSALS:
-        text = f"{leader} sent {name} the same chunk {_times(len(same))} (offset {offset} of the snapshot up to {index})"
+        text = (
+            f"{leader} sent {name} the same chunk {_times(len(same))} (offset {offset} of the snapshot up to {index})"
+        )
         return Observation(text, about)
     text = f"the last that {name} got was the chunk at offset {offset} of the snapshot up to {index} from {leader}"
     return Observation(f"{text}, the last one of it" if last.args.get("done") is True else text, about)

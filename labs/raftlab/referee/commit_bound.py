@@ -77,9 +77,8 @@ class CommitBound(Invariant):
     def answered(self, server: int, caller: int, method: str, args: Message, reply: Message) -> None:
         if method == "append_entries" and reply["success"]:
             confirmed = self.confirmed(server, args, reply)
-            self.bound[caller] = max(
-                self.bound[caller], confirmed
-            )  # this reply lets the leader commit at most up to there
+            # This reply lets the caller commit at most up to there.
+            self.bound[caller] = max(self.bound[caller], confirmed)
             of_term = (server, args["term"])
             self._confirmed[of_term] = max(self._confirmed.get(of_term, 0), confirmed)
 

@@ -150,6 +150,37 @@ def test_a_correct_variant_passes(variant: str, tmp_path: Path) -> None:
     assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, infos)] == []
 
 
+# A service that answers reads of a session and of a snapshot from older states. It keeps the value of a key and the index of
+# that value's state, and reads the key anew only if the clerk has seen a later index.
+KEEPS_OLDER_STATES = """
+
+class KVServer(KVServer):
+    def __init__(self, *args, **kwargs):
+        self.kept = {}
+        super().__init__(*args, **kwargs)
+
+    def client_request(self, args: ClientRequest) -> ClientReply:
+        read_only = args.op == "get" and args.read != "log" and isinstance(args.key, str)
+        if read_only and args.read in ("session", "snapshot"):
+            kept = self.kept.get(args.key)
+            if kept is not None and kept.index >= args.seen:
+                return kept
+        reply = super().client_request(args)
+        if read_only and reply.status == "ok":
+            self.kept[args.key] = reply
+        return reply
+"""
+
+
+def test_a_service_that_keeps_older_states_passes(tmp_path: Path) -> None:
+    shutil.copy(SOLUTION, tmp_path)
+    service = SOLUTION.with_name("kv.py").read_text(encoding="utf-8")
+    (tmp_path / "kv.py").write_text(service + KEEPS_OLDER_STATES, encoding="utf-8")
+    names = ("one_server_reads", "reads_need_no_session", "each_kind", "snapshots_never_go_back")
+    infos = [catalogue.find_test(name) for name in names]
+    assert [(info.name, failure.text) for info, failure in failures_of(tmp_path, infos)] == []
+
+
 def test_a_deposed_leader_is_not_taken_for_the_target_of_a_transfer(write_raft: Write) -> None:
     """A target that led an earlier term may still say so for a moment after the new transfer has begun."""
     with sim_cluster(write_raft(init="self.get_state = lambda: (3, True)"), 1, lab="2A") as c:

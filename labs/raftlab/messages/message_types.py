@@ -80,9 +80,9 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
     # Use the first annotated parameter, because a decorator may add parameters before it.
     parameter = next((known for known in parameters if known in raw), parameters[0] if parameters else "args")
     if parameter not in raw:
-        raise AnnotationFault(f"{name} must say which dataclass it takes, as in `{parameter}: {_camel(method)}Args`")
+        raise AnnotationFault(f"{name} must say which dataclass it takes, as in `{parameter}: {_names(method)[0]}`")
     if "return" not in raw:
-        raise AnnotationFault(f"{name} must say which dataclass it returns, as in `-> {_camel(method)}Reply`")
+        raise AnnotationFault(f"{name} must say which dataclass it returns, as in `-> {_names(method)[1]}`")
     hints = _resolve(handler, {key: raw[key] for key in (parameter, "return")}, raft_class, name)
     return (
         _message_type(hints[parameter], f"{name} takes"),
@@ -90,9 +90,13 @@ def _declared_types(handler: Any, method: str, raft_class: type, skip: int) -> t
     )
 
 
-def _camel(method: str) -> str:
+def _names(method: str) -> tuple[str, str]:
+    """What the skeleton calls the two messages of a handler."""
+    if method == "client_request":
+        return "ClientRequest", "ClientReply"
     name = {"pre_vote": "request_vote", "read_index_of": "read_index", "lease_of": "lease"}.get(method, method)
-    return "".join(part.capitalize() for part in name.split("_"))
+    camel = "".join(part.capitalize() for part in name.split("_"))
+    return f"{camel}Args", f"{camel}Reply"
 
 
 def _resolve(handler: Any, raw: dict[str, Any], raft_class: type, name: str) -> dict[str, Any]:

@@ -740,7 +740,8 @@ def test_one_server_reads(cluster: StartCluster) -> None:
         clerk.put("x", f"{number};")
         value = clerk.get("x", read=read)
         text = f"expected get('x', {read!r}) to return '{number};' from a single server, but it returned {value!r}"
-        c.expect(value == f"{number};", text, rules.READ_INDEX)
+        # A snapshot may be old, even at the only server. The harness compares its value with the index in the reply.
+        c.expect(value == f"{number};" or read == "snapshot", text, rules.READ_INDEX)
     # Reads arrive together with a write that S0 applies at once.
     for number in range(30):
         with c.at_once(0):
@@ -2164,17 +2165,19 @@ def test_reads_need_no_session(cluster: StartCluster) -> None:
     ended = client.register()
     client.register()
     for kind in ("index", "lease", "session", "snapshot"):
+        # A snapshot may be older than the put. So may a session's read, unless the client says that it has seen the put.
+        values = ("1;", None) if kind == "snapshot" else ("1;",)
         for number in (ended.number, 1_000_000):
-            fields = {**read_of(kind), "client_id": number}
+            fields = {**read_of(kind), "client_id": number, "seen": ended.number if kind == "session" else 0}
             reply = client.carry_out(fields)
             which = f"of session {number}, which {'has ended' if number == ended.number else 'was never begun'}"
             text = f"expected S0 to answer {described(kind)} {which}, with '1;', but {_answer(reply)}"
-            c.expect(reply["status"] == "ok" and reply["value"] == "1;", text, rules.SESSIONS, [0])
+            c.expect(reply["status"] == "ok" and reply["value"] in values, text, rules.SESSIONS, [0])
         operation = clerk.begin("get", "x", read=kind)
         c.wait_for(OPERATION_LIMIT, lambda done=operation: done.done)  # type: ignore[misc]
         text = f"expected {operation.describe()} to return '1;', though the clerk's session has ended, but it"
         seen = f"returned {operation.result!r}" if operation.done else "has not returned"
-        c.expect(operation.done and operation.result == "1;", f"{text} {seen}", rules.SESSIONS)
+        c.expect(operation.done and operation.result in values, f"{text} {seen}", rules.SESSIONS)
 
 
 @points(3)

@@ -224,7 +224,7 @@ def test_a_judge_that_is_killed_leaves_no_process(host: WarmHost) -> None:
 def test_what_the_threads_of_a_silent_server_wait_for_is_described(event_loop: TinyEventLoop) -> None:
     event_loop.boot(0, 1)
     event_loop.begin_call(0, "start", ["ask", 1, "wait"])
-    event_loop.call(1, "ask", 0, "both have begun")
+    event_loop.run(lambda: event_loop.in_flight() == 1)  # nothing below hands over messages
     # It may take a while until the request has arrived and the handler has begun to wait.
     deadline = time.monotonic() + 30
     while "to be notified" not in (text := event_loop.world.threads(1)) and time.monotonic() < deadline:

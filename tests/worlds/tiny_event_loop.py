@@ -64,6 +64,10 @@ class TinyEventLoop:
             for _, effect in self.world.wait(deadline, []).effects:
                 self._handle(effect)
 
+    def in_flight(self) -> int:
+        """How many requests have been handed over and not answered."""
+        return len(self._callers)
+
     def fault(self) -> protocol.Fault:
         """Wait for the first fault, and return it."""
         self.run(lambda: bool(self.faults()))

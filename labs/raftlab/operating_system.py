@@ -210,10 +210,7 @@ def _seconds(text: str) -> float:
 def is_asleep(pid: int) -> bool:
     """Whether the main thread of a process waits for something, rather than for a processor or a disk; False if the system
     does not tell."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-    except (OSError, IndexError):
-        return False
+    return _stat(pid)[:1] == ["S"]
 
 
 def children_of(pid: int) -> list[int]:
@@ -227,10 +224,16 @@ def children_of(pid: int) -> list[int]:
 
 def threads_of(pid: int) -> int:
     """The number of threads of a process; 0 if the process does not exist any more or the system does not tell."""
+    fields = _stat(pid)
+    return int(fields[17]) if fields else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/PID/stat`` after the name, from the state on; empty if there is no such file."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[17])
-    except (OSError, ValueError, IndexError):
-        return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def can_start_threads(count: int) -> bool:

@@ -28,8 +28,9 @@ from raftlab.submission import source, starts
 # A class or function is compared if its syntax tree has at least MIN_NODES nodes, not counting what students were given: the
 # methods of the skeleton and of the starts. So two students who have changed one line of the skeleton do not look like
 # copies.
-# Seconds for all files of a submission. Its other files are then left out of the comparison. The reference solution takes a
-# tenth of a second.
+
+# The files of a submission may take this many seconds together. Files that are left then are not compared. The reference
+# solution takes a tenth of a second.
 SUBMISSION_S = 30.0
 _MIN_BYTES = 1000  # a shorter file has no class or function that is long enough
 SKELETON = "the unchanged skeleton"

@@ -716,7 +716,7 @@ class EventLoop:
                         self._results.pop(effect.call, None)
             case protocol.Down():
                 if not server_state.disk_fails:
-                    # A server may not crash when it likes: tests forgive a crashed server much.
+                    # A server may not crash when it likes, because little is demanded of a server that has crashed.
                     raise LabFailure(
                         Failure("host-died", f"{name_of(server)} said that its disk failed, but it did not fail")
                     )

@@ -3,7 +3,7 @@ checks the messages that a host sends.
 
 The judge decodes a message before any rule or test reads it, and keeps only certain fields: those of the paper, those
 that describe a configuration in an entry or a snapshot (lab 2E), and the flag of RequestVote for a transfer (lab 2G).
-Only the host decodes fields that a student added.
+Only the host decodes fields that a student added; :func:`decode_reply` says what the judge takes from them.
 """
 
 from __future__ import annotations

@@ -434,11 +434,14 @@ class Session:
         """Raise :class:`Refused` if the command makes no sense in this lab or at this moment."""
         need = _NEEDS.get(command.name)
         if need is not None and not self._lab.has(need):
-            having = [lab.name for lab in labs.LABS.values() if lab.has(need)]
-            if self._lab.name > having[-1]:  # labs 3 lack some features of labs 2
-                which = f"lab {having[0]}" if len(having) == 1 else f"labs {having[0]} to {having[-1]}"
-                raise Refused(f"{command.name} is for {which}, and this is lab {self._lab.name}")
-            raise Refused(f"{command.name} is for lab {having[0]} and later ones, and this is lab {self._lab.name}")
+            *names, last = (lab for lab in labs.LABS if labs.LABS[lab].has(need))
+            if not names:
+                which = f"lab {last}"
+            elif last == list(labs.LABS)[-1]:
+                which = f"lab {names[0]} and later ones"
+            else:  # labs 3 lack some features of labs 2
+                which = f"labs {names[0]} to {last}"
+            raise Refused(f"{command.name} is for {which}, and this is lab {self._lab.name}")
         if self._lab.has("service") and command.name in _NOT_WITH_SERVICE:
             raise Refused(f"{command.name} is not for lab {self._lab.name}: let a clerk carry out an operation instead")
         if isinstance(command, Catch) and not self._is_on_its_way(command):

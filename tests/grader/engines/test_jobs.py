@@ -22,21 +22,15 @@ from raftlab.suites import catalogue
 from tests.grader.fakes import FakeCommands, alive, submission, wait_until_gone
 
 
+def job_of(path: Path | str, tests: list[str], seeds: tuple[int, int], network: str = "sim") -> Job:
+    return Job(id="j", submission="a", slug="a", path=str(path), lab="2A", network=network, tests=tests, seeds=seeds)
+
+
 def work(
     folder: Path, script: dict[str, Any], tests: list[str] | None = None, seeds: int = 3, network: str = "sim"
 ) -> tuple[JobResult, FakeCommands]:
-    path = submission(folder, "alice", script)
     commands = FakeCommands()
-    job = Job(
-        id="j",
-        submission="alice",
-        slug="alice",
-        path=str(path),
-        lab="2A",
-        network=network,
-        tests=tests or ["first"],
-        seeds=(0, seeds),
-    )
+    job = job_of(submission(folder, "alice", script), tests or ["first"], (0, seeds), network)
     reported: list[Any] = []
     finished = run_job(
         job,
@@ -176,16 +170,7 @@ def test_runs_of_a_job_that_cannot_be_started_could_not_be_judged(tmp_path: Path
             return ["/nowhere/at/all"]
 
     path = submission(tmp_path, "alice")
-    job = Job(
-        id="j",
-        submission="a",
-        slug="a",
-        path=str(path),
-        lab="2A",
-        network="sim",
-        tests=["first"],
-        seeds=(0, 1),
-    )
+    job = job_of(path, ["first"], (0, 1))
     finished = run_job(job, commands=Nothing(), children=Children(), log=tmp_path / "log", traces=tmp_path / "traces")
     assert texts(finished) == [
         "could not be judged: the job could not be started (No such file or directory) at this run, twice"
@@ -202,16 +187,7 @@ def test_a_job_that_cannot_be_started_is_never_the_submissions_fault(
 
     monkeypatch.setattr(jobs, "EMPTY_SUBMISSION", submission(tmp_path, "ours"))
     path = submission(tmp_path, "alice")
-    job = Job(
-        id="j",
-        submission="a",
-        slug="a",
-        path=str(path),
-        lab="2A",
-        network="sim",
-        tests=["first"],
-        seeds=(0, 1),
-    )
+    job = job_of(path, ["first"], (0, 1))
     commands = FullForAMoment()
     finished = run_job(job, commands=commands, children=Children(), log=tmp_path / "log", traces=tmp_path / "traces")
     assert outcomes(finished) == {"first/0": "error"}
@@ -220,16 +196,7 @@ def test_a_job_that_cannot_be_started_is_never_the_submissions_fault(
 
 def test_stopping_kills_the_whole_group_and_adds_no_records(tmp_path: Path) -> None:
     path = submission(tmp_path, "alice", {"first/1": "family"})
-    job = Job(
-        id="j",
-        submission="a",
-        slug="a",
-        path=str(path),
-        lab="2A",
-        network="sim",
-        tests=["first"],
-        seeds=(0, 3),
-    )
+    job = job_of(path, ["first"], (0, 3))
     children = Children()
     first = threading.Event()
 
@@ -296,16 +263,7 @@ def test_a_check_that_finds_the_machine_full_refuses_no_submission(
 
 
 def test_a_submission_cannot_configure_the_real_command() -> None:
-    job = Job(
-        id="j",
-        submission="a",
-        slug="a",
-        path="./-x/raft.py",
-        lab="2A",
-        network="rpyc",
-        tests=["one", "two"],
-        seeds=(3, 5),
-    )
+    job = job_of("./-x/raft.py", ["one", "two"], (3, 5), "rpyc")
     suite = catalogue.suite_file("2A")
     command = RaftlabCommands().job(job, job.tests, job.seeds, 7, Path("out/traces"))
     assert command[1:4] == ["-P", "-m", "pytest"]

@@ -160,7 +160,7 @@ class ForkServer:
             try:
                 self._fork(command, fds)
             except OSError as exc:
-                # Not the judge's end, but no process, memory or descriptor is left. The judge decides what this means.
+                # No process, memory or descriptor is left. This process goes on, and the judge decides what that means.
                 if exc.errno not in operating_system.EXHAUSTED:
                     raise
                 much = uses_much(self._limits, [os.getpid(), *self._children, *self._runs()])
